@@ -1,0 +1,90 @@
+"""Answer: the file, the lines, the confidence, the runners-up and the trail of an episode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from repoagent.episode import Step, Trajectory
+from repoagent.explore import RepoEnvironment
+from repoagent.repo import Repo
+
+SNIPPET_LINES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``path`` relative to the repository, lines 1-based and inclusive (0, 0: no text).
+
+    ``score`` is the probability that the policy gave the file when it last had the choice; those
+    of one list sum to at most 1.
+    """
+
+    path: str
+    start_line: int
+    end_line: int
+    score: float
+    snippet: str
+
+
+def rank_files(steps: Sequence[Step]) -> list[tuple[str, float]]:
+    """Files by the policy's last word on each: (path, probability).
+
+    The file identified comes first. Then a later decision outranks an earlier one, since the
+    policy knew more; within a decision the more probable option comes first.
+    """
+    ranking: dict[str, float] = {}
+    for step in (s for s in reversed(steps) if s.option.kind == "identify"):
+        ranking[step.option.target] = math.exp(step.log_probabilities[step.index])
+    for step in reversed(steps):
+        scored: dict[str, float] = {}
+        for option, log_probability in zip(step.observation.options, step.log_probabilities, strict=True):
+            if option.kind in ("open", "identify"):
+                probability = math.exp(log_probability)
+                scored[option.target] = max(probability, scored.get(option.target, 0.0))
+        ceiling = min(ranking.values(), default=1.0)
+        for path, score in sorted(scored.items(), key=lambda item: (-item[1], item[0])):
+            ranking.setdefault(path, min(score, ceiling))
+    return list(ranking.items())
+
+
+def answers(environment: RepoEnvironment, trajectory: Trajectory, top: int = 5) -> list[Answer]:
+    """The ``top`` answers of a finished episode, best first.
+
+    The lines of the identified file are those chosen; a runner-up shows its best window.
+    """
+    found = []
+    for path, score in rank_files(trajectory.steps)[:top]:
+        chosen = environment.chosen if path == environment.identified else None
+        if chosen is None:
+            windows = environment.scent.windows(path, 1)
+            chosen = (windows[0].start, windows[0].end) if windows else (0, 0)
+        found.append(Answer(path, *chosen, score, snippet(environment.repo, path, chosen)))
+    return found
+
+
+def snippet(repo: Repo, path: str, span: tuple[int, int]) -> str:
+    """The lines ``span`` of the file at ``path``, at most ``SNIPPET_LINES``."""
+    start, end = span
+    return "\n".join(repo.lines(path)[max(0, start - 1) : min(end, start - 1 + SNIPPET_LINES)])
+
+
+def trail(trajectory: Trajectory) -> list[dict[str, Any]]:
+    """The steps as plain data, in the form of ``ask --json``."""
+    return [
+        {
+            "location": step.observation.location,
+            "reflection": step.reflection,
+            "action": step.option.text,
+            "probability": math.exp(step.log_probabilities[step.index]),
+            "options": [
+                {"text": option.text, "probability": math.exp(log_probability)}
+                for option, log_probability in zip(
+                    step.observation.options, step.log_probabilities, strict=True
+                )
+            ],
+        }
+        for step in trajectory.steps
+    ]

@@ -1,0 +1,168 @@
+"""play(): the two-player loop as a stream of events; play_batch() for many episodes at once.
+
+Each step: the frozen reflector writes a reflection on the observation, the policy spreads
+probability over the enumerated options given both, one option is taken. Whoever wants to show,
+store or learn from an episode reads the events; nothing else drives an environment.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from repoagent.environment import Environment, Observation, Option, StepResult
+from repoagent.players import NoReflector, Policy, Reflector, choose
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A decision is due; ``step`` counts from 0."""
+
+    step: int
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectionToken:
+    """One more piece of the reflection."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reflected:
+    """The reflection is complete."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The policy's distribution (log-probabilities, one per option) and the option taken."""
+
+    log_probabilities: tuple[float, ...]
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """The environment's answer to ``option``."""
+
+    option: Option
+    result: StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One finished step of an episode."""
+
+    observation: Observation
+    reflection: str
+    log_probabilities: tuple[float, ...]
+    index: int
+    result: StepResult
+
+    @property
+    def option(self) -> Option:
+        return self.observation.options[self.index]
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """The steps of an episode; ``total`` is the undiscounted return."""
+
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def total(self) -> float:
+        return sum(s.result.reward for s in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The episode is over."""
+
+    trajectory: Trajectory
+
+
+Event = Observed | ReflectionToken | Reflected | Decided | Acted | Finished
+
+
+def play(
+    environment: Environment[Any],
+    task: Any,
+    policy: Policy,
+    reflector: Reflector | None = None,
+    *,
+    seed: int | None = None,
+    greedy: bool = True,
+) -> Iterator[Event]:
+    """Play one episode and yield what happens as it happens.
+
+    With ``greedy`` the most likely option is taken, else one drawn with ``seed``.
+    """
+    reflector = reflector or NoReflector()
+    rng = None if greedy else random.Random(seed)
+    trajectory = Trajectory()
+    observation = environment.reset(task, seed)
+    while observation.options:
+        yield Observed(len(trajectory.steps), observation)
+        pieces = []
+        for piece in reflector.stream(observation):
+            pieces.append(piece)
+            yield ReflectionToken(piece)
+        reflection = "".join(pieces).strip()
+        yield Reflected(reflection)
+        (log_probabilities,) = policy.distribution([observation], [reflection])
+        index = choose(log_probabilities, rng)
+        yield Decided(tuple(log_probabilities), index)
+        result = environment.step(index)
+        trajectory.steps.append(
+            Step(observation, reflection, tuple(log_probabilities), index, result)
+        )
+        yield Acted(observation.options[index], result)
+        if result.done:
+            break
+        observation = result.observation
+    yield Finished(trajectory)
+
+
+def play_batch(
+    environments: Sequence[Environment[Any]],
+    tasks: Sequence[Any],
+    policy: Policy,
+    reflector: Reflector | None = None,
+    *,
+    seeds: Sequence[int | None] | None = None,
+    greedy: bool = False,
+) -> list[Trajectory]:
+    """Play ``tasks[i]`` in ``environments[i]`` side by side, players batched over those still running."""
+    reflector = reflector or NoReflector()
+    seeds = seeds if seeds is not None else [None] * len(tasks)
+    rngs = [None if greedy else random.Random(seed) for seed in seeds]
+    trajectories = [Trajectory() for _ in tasks]
+    running = {
+        i: observation
+        for i, (env, task, seed) in enumerate(zip(environments, tasks, seeds, strict=True))
+        if (observation := env.reset(task, seed)).options
+    }
+    while running:
+        indices = list(running)
+        observations = [running[i] for i in indices]
+        reflections = reflector.reflect(observations)
+        distributions = policy.distribution(observations, reflections)
+        for i, observation, reflection, log_probabilities in zip(
+            indices, observations, reflections, distributions, strict=True
+        ):
+            index = choose(log_probabilities, rngs[i])
+            result = environments[i].step(index)
+            trajectories[i].steps.append(
+                Step(observation, reflection, tuple(log_probabilities), index, result)
+            )
+            if result.done or not result.observation.options:
+                del running[i]
+            else:
+                running[i] = result.observation
+    return trajectories

@@ -1,0 +1,498 @@
+"""Scent: lexical evidence for a question, gathered in one pass over the files, without an index.
+
+The question is split into terms; a term hits a *part* of an identifier (``max_conn``, ``maxConn``
+and ``MAX-CONN`` all have the parts max and conn). Rare terms count more, hits in paths count
+again, and the best lines of the most promising files become evidence that a model can read.
+"""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from repoagent.repo import Entry, Repo, is_binary
+
+WINDOW = 8
+"""Lines of one window of evidence."""
+_HIT_CAP = 16  # hits of one term in one file that still count: BM25 saturates long before
+_SHORTLIST = 80  # files whose lines are looked at
+
+STOPWORDS = frozenset(
+    """a about all also am an and any are as at be been between both but by can could did do does
+    doing done each for from get gets got had has have having how i if in into is it its itself just
+    like make makes me my no not of off on one only or other our out over own same she should so
+    some such than that the their them then there these they thing this those through to too up us
+    use used uses using very want was we were what when where whether which while who whose why will
+    with would you your happen happens happening code file files find found located live lives
+    place place piece exactly actually somewhere decide decides determine determines defined define
+    come comes go goes look looks work works way ways need needs project repo repository""".split()
+)
+
+ABBREVIATIONS = {
+    "argument": ("arg",), "asynchronous": ("async",), "attribute": ("attr",),
+    "authentication": ("auth",), "authorization": ("auth",), "buffer": ("buf",),
+    "character": ("char",), "command": ("cmd",), "configuration": ("config", "conf", "cfg"),
+    "configured": ("config", "conf", "cfg"), "configure": ("config", "conf", "cfg"),
+    "config": ("conf", "cfg"), "connection": ("conn",), "context": ("ctx",),
+    "database": ("db",), "default": ("def",), "dependency": ("dep",), "dependencies": ("dep",),
+    "directory": ("dir",), "directories": ("dir",), "document": ("doc",),
+    "documentation": ("doc", "docs"), "documented": ("doc", "docs"), "environment": ("env",),
+    "error": ("err",), "execute": ("exec",), "expression": ("expr",), "extension": ("ext",),
+    "function": ("func", "fn"), "implementation": ("impl",), "information": ("info",),
+    "initialize": ("init",), "iterator": ("iter",), "length": ("len",), "library": ("lib",),
+    "maximum": ("max",), "memory": ("mem",), "message": ("msg",), "minimum": ("min",),
+    "number": ("num",), "object": ("obj",), "option": ("opt",), "package": ("pkg",),
+    "parameter": ("param",), "pointer": ("ptr",), "position": ("pos",), "previous": ("prev",),
+    "property": ("prop",), "reference": ("ref",), "regular": ("regex",), "request": ("req",),
+    "response": ("resp", "res"), "source": ("src",), "specification": ("spec",),
+    "string": ("str",), "synchronize": ("sync",), "temporary": ("tmp", "temp"),
+    "utilities": ("util",), "value": ("val",), "variable": ("var",), "version": ("ver",),
+    "continuous": ("ci",), "terminal": ("term", "tty"), "test": ("spec",), "tests": ("spec",),
+}  # fmt: skip
+
+_WORD = re.compile(r"[^\W_]+", re.UNICODE)
+_CAMEL = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+")
+_CODE_TOKEN = re.compile(r"[A-Za-z_$][\w$]*(?:[._\-/:]+\w+)+|[a-z]+[A-Z]\w*|[A-Z]{2,}[A-Z_\d]*|`[^`]+`|\"[^\"]+\"|--?[a-z][\w-]+|\d{3,}")
+_SUFFIXES = ("izations", "ization", "ations", "ation", "ements", "ement", "ments", "ment", "ings",
+             "ing", "ions", "ion", "ers", "ors", "ies", "er", "or", "ed", "es", "ly", "s", "e")  # fmt: skip
+_TAILS = frozenset("""s es e ed d ing ings er ers r rs or ors ion ions ation ations ment ments able y ies ied
+    ize izes ized izer ise ised ization ly al ive ity ting ted ter tion tions ling led ler ning ned ner
+    ping ped per ure ures ured uration urations uring urable ization t ts n ns ance ence ant ent""".split())  # fmt: skip
+_LETTERS = re.compile(rb"[a-z]*")
+_CAPITALS = re.compile(rb"[A-Z]*")
+_DEFINITION = re.compile(
+    rb"^\s*(?:(?:export|default|pub(?:\([a-z]+\))?|public|private|protected|static|final|abstract|async|"
+    rb"inline|extern|unsafe|const|virtual|override|local|declare)\s+)*"
+    rb"(?:def|class|func|fn|function|struct|enum|interface|trait|type|impl|module|macro_rules!|#\s*define|"
+    rb"const|let|var|object|record|namespace|sub|typedef)\b|^#+\s|^[A-Za-z_][\w.\-]*\s*(?:=|:)(?!=)|^\s*\"[\w\-]+\"\s*:",
+)
+
+
+def parts(word: str) -> list[str]:
+    """Lower-case parts of an identifier or path: ``HTTPServer_v2`` -> http, server, v, 2."""
+    return [p.lower() for w in _WORD.findall(word) for p in _CAMEL.findall(w)]
+
+
+def root(word: str) -> str:
+    """``word`` without its inflection, at least four letters long: connections -> connect."""
+    for suffix in _SUFFIXES:
+        if word.endswith(suffix) and len(word) - len(suffix) >= 4:
+            return word[: -len(suffix)]
+    return word
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One word of the question: ``variants`` are (byte root, weight), full matches weigh 1."""
+
+    word: str
+    variants: tuple[tuple[bytes, float], ...]
+    code: bool  # part of something that reads like code: CamelCase, snake_case, quoted, a flag
+
+
+def terms(question: str) -> list[Term]:
+    """Distinct terms of ``question`` in order, stop words left out unless nothing else is left."""
+    code = {p for token in _CODE_TOKEN.findall(question) for p in parts(token)}
+    words = list(dict.fromkeys(parts(question)))
+    kept = [
+        w
+        for w in words
+        if w in code or (w not in STOPWORDS and (len(w) > 1 or w.isdigit() or not w.isascii()))
+    ]
+    found: dict[str, Term] = {}
+    for word in kept or words:
+        stem = root(word)
+        if stem in found:
+            continue
+        variants = [(stem.encode(), 1.0)]
+        variants += [(a.encode(), 0.6) for a in ABBREVIATIONS.get(word, ()) if not stem.startswith(a)]
+        variants += [(a.encode(), 0.6) for a in ABBREVIATIONS.get(word, ()) if stem.startswith(a)]
+        found[stem] = Term(word, tuple(dict.fromkeys(variants)), word in code)
+    return list(found.values())[:24]
+
+
+def literals(question: str) -> list[bytes]:
+    """Code-like tokens of ``question`` as they stand, lower-case, to be found verbatim."""
+    tokens = (t.strip("`\"").strip("-").lower() for t in _CODE_TOKEN.findall(question))
+    return [t.encode() for t in dict.fromkeys(tokens) if len(t) > 2]
+
+
+def _hits(data: bytes, low: bytes, stem: bytes, cap: int) -> list[int]:
+    """Offsets at which ``stem`` begins a part of an identifier in ``data`` (``low``: lower-case)."""
+    found: list[int] = []
+    size, at = len(stem), low.find(stem)
+    while at >= 0:
+        end = at + size
+        first, before = data[at], data[at - 1] if at else 32
+        upper = 65 <= first <= 90
+        letter_before = 97 <= before <= 122 or 65 <= before <= 90
+        if not letter_before or (upper and (97 <= before <= 122 or 97 <= data[min(at + 1, len(data) - 1)] <= 122)):
+            shouting = upper and size > 1 and 65 <= data[end - 1] <= 90
+            match = (_CAPITALS if shouting else _LETTERS).match(data, end)
+            tail = match.group() if match else b""
+            if not tail or (size > 2 and tail.lower().decode() in _TAILS):
+                found.append(at)
+                if len(found) >= cap:
+                    return found
+        at = low.find(stem, end)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Lines ``start`` to ``end`` (1-based, inclusive) and how much of the question they cover."""
+
+    start: int
+    end: int
+    score: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A stretch of a file that belongs together; ``position`` runs from 0 (top) to 1."""
+
+    start: int
+    end: int
+    score: float
+    text: str
+    definition: bool
+    position: float
+
+
+def segment(lines: Sequence[bytes], least: int = 6, most: int = 20) -> list[tuple[int, int]]:
+    """Cut ``lines`` into [start, end) blocks of ``least`` to ``most`` lines.
+
+    A block ends, best first: before the least indented line that follows a blank one, before the
+    least indented definition, before any blank line; else after ``most`` lines.
+    """
+    blocks, start = [], 0
+    while start < len(lines):
+        if len(lines) - start <= most:
+            cut = len(lines)
+        else:
+            cut, best = start + most, -1.0
+            for at in range(start + least, start + most + 1):
+                line = lines[at]
+                if not line.strip():
+                    continue
+                indent = len(line) - len(line.lstrip())
+                blank = not lines[at - 1].strip()
+                value = 3.0 * blank + 2.0 * bool(_DEFINITION.match(line)) - 0.5 * min(indent, 8)
+                value += 0.05 * (at - start)
+                if (blank or indent == 0) and value > best:
+                    cut, best = at, value
+        if any(line.strip() for line in lines[start:cut]):
+            blocks.append((start, cut))
+        start = cut
+    return blocks
+
+
+@dataclass(slots=True)
+class Hit:
+    """One file with its evidence; ``score`` orders hits, ``features`` follow ``FEATURES``."""
+
+    path: str
+    score: float = 0.0
+    counts: tuple[float, ...] = ()
+    path_counts: tuple[float, ...] = ()
+    size: int = 0
+    literal: float = 0.0
+    content: float = 0.0
+    name: float = 0.0
+    windows: list[Window] = field(default_factory=list)
+    features: tuple[float, ...] = ()
+
+
+FILE_FEATURES = (
+    "content_bm25", "content_bm25_log", "path_bm25", "basename_coverage", "path_coverage",
+    "content_coverage", "window_coverage", "second_window_coverage", "content_reciprocal_rank",
+    "path_reciprocal_rank", "literal_matches", "window_definition", "is_test", "is_documentation",
+    "is_configuration", "is_source", "is_secondary", "asks_test", "asks_documentation",
+    "asks_configuration", "depth", "log_size",
+)  # fmt: skip
+
+_DOCUMENTS = (".md", ".rst", ".txt", ".adoc", ".mdx", ".org", ".1", ".texi")
+_SETTINGS = (".toml", ".yaml", ".yml", ".json", ".cfg", ".ini", ".conf", ".env", ".properties", ".xml",
+             ".lock", ".mk", ".cmake", ".gradle", ".nix")  # fmt: skip
+_TEST_PATH = re.compile(r"(^|[/_.\-])(tests?|specs?|testing|testdata|fixtures?|__tests__|e2e)([/_.\-]|$)|[a-z]Tests?\.")
+_SECONDARY = re.compile(
+    r"(^|/)(vendor|third_party|examples?|samples?|benchmarks?|bench|demo|locales?|i18n|translations?|dist|"
+    r"node_modules|generated|snapshots?|changelogs?|news|archive)(/|$)|changelog|changes|history|\.lock$|"
+    r"\.min\.|\.snap$|\.svg$|\.po$|package-lock|\.sum$", re.IGNORECASE)  # fmt: skip
+_ASKS_TEST = re.compile(r"\b(tests?|tested|testing|benchmark|fixture|spec|suite|assert)", re.IGNORECASE)
+_ASKS_DOCUMENT = re.compile(
+    r"\b(docs?|document\w*|readme|guide|tutorial|explain\w*|describ\w*|page|manual|changelog|contribut\w*|"
+    r"written|instructions?|licen[sc]e|release notes)\b", re.IGNORECASE)  # fmt: skip
+_ASKS_SETTING = re.compile(
+    r"\b(ci|workflow|lint\w*|config\w*|settings?|pipeline|github actions?|docker\w*|build|makefile|version|"
+    r"dependenc\w*|package|packaging|pinned|minimum|release\w*|publish\w*|matrix|coverage|format\w*)\b",
+    re.IGNORECASE)  # fmt: skip
+
+
+class Scent:
+    """Evidence for one question over one repository.
+
+    ``search=False`` scans no contents: only paths are scored (for the environment's plain form).
+    """
+
+    def __init__(self, repo: Repo, question: str, *, exclude: Sequence[str] = (), search: bool = True) -> None:
+        self.repo, self.question = repo, question
+        self.terms = terms(question)
+        self.literals = literals(question)
+        barred = frozenset(exclude)
+        self.entries: list[Entry] = [e for e in repo.files() if e.path not in barred]
+        self._by_path: dict[str, Hit] = {}
+        self._below: dict[str, tuple[float, int]] | None = None
+        for entry in self.entries:
+            self._by_path[entry.path] = self._scan(entry, search)
+        self._weigh()
+        self.ranking = sorted(self._by_path.values(), key=lambda h: (-h.score, h.path))
+        for hit in self.ranking[:_SHORTLIST]:
+            hit.windows = self.windows(hit.path, 3)
+            if hit.windows:
+                hit.score += 0.8 * hit.windows[0].score
+        self.ranking.sort(key=lambda h: (-h.score, h.path))
+        by_content = sorted(self.ranking, key=lambda h: -h.content)
+        by_name = sorted(self.ranking, key=lambda h: -h.name)
+        self._by_content = {h.path: rank for rank, h in enumerate(by_content)}
+        self._by_name = {h.path: rank for rank, h in enumerate(by_name)}
+        self._asks = tuple(
+            float(bool(p.search(question))) for p in (_ASKS_TEST, _ASKS_DOCUMENT, _ASKS_SETTING)
+        )
+
+    # -- scanning --------------------------------------------------------------------------
+
+    def _scan(self, entry: Entry, search: bool) -> Hit:
+        hit = Hit(entry.path, size=entry.size)
+        name = entry.path.encode("utf-8", "surrogateescape")
+        hit.path_counts = self._counts(name, name.lower(), 4)
+        data = self.repo.read_bytes(entry.path) if search and entry.size else b""
+        if not data or is_binary(data):
+            hit.counts = (0.0,) * len(self.terms)
+            return hit
+        low = data.lower()
+        hit.counts = self._counts(data, low, _HIT_CAP)
+        hit.literal = float(sum(t in low for t in self.literals))
+        return hit
+
+    def _counts(self, data: bytes, low: bytes, cap: int) -> tuple[float, ...]:
+        counts = []
+        for term in self.terms:
+            count = 0.0
+            for stem, weight in term.variants:
+                if stem in low:
+                    count += weight * len(_hits(data, low, stem, cap))
+            counts.append(count)
+        return tuple(counts)
+
+    def _weigh(self) -> None:
+        hits = list(self._by_path.values())
+        n = max(1, len(hits))
+        self.idf = self._idf([h.counts for h in hits], n)
+        self.path_idf = self._idf([h.path_counts for h in hits], n)
+        mean = max(1.0, sum(min(h.size, 1 << 20) for h in hits) / n)
+        for hit in hits:
+            norm = 0.25 + 0.75 * min(hit.size, 1 << 20) / mean
+            hit.content = sum(
+                w * c * 2.2 / (c + 1.2 * norm) for w, c in zip(self.idf, hit.counts, strict=True) if c
+            )
+            depth = 1 + hit.path.count("/")
+            hit.name = sum(
+                w * c * 2.2 / (c + 1.2 * (0.5 + depth / 6))
+                for w, c in zip(self.path_idf, hit.path_counts, strict=True)
+                if c
+            )
+        self._top_content = max((h.content for h in hits), default=0.0) or 1.0
+        self._top_name = max((h.name for h in hits), default=0.0) or 1.0
+        for hit in hits:
+            hit.score = hit.content / self._top_content + 0.6 * hit.name / self._top_name
+            hit.score += 0.15 * hit.literal
+            if _SECONDARY.search(hit.path):
+                hit.score *= 0.7
+
+    @staticmethod
+    def _idf(rows: list[tuple[float, ...]], n: int) -> list[float]:
+        if not rows:
+            return []
+        frequency = [sum(1 for c in column if c) for column in zip(*rows, strict=True)]
+        return [math.log(1 + (n - f + 0.5) / (f + 0.5)) for f in frequency]
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def hits(self, k: int) -> list[Hit]:
+        """The ``k`` files with the most evidence, best first; files without any are left out."""
+        return [h for h in self.ranking[:k] if h.content or h.name]
+
+    def hit(self, path: str) -> Hit:
+        """Evidence for the file at ``path``; ``KeyError`` if it was not seen."""
+        return self._by_path[path]
+
+    def knows(self, path: str) -> bool:
+        """Whether the scan has seen the file at ``path``."""
+        return path in self._by_path
+
+    def directory(self, path: str) -> tuple[float, int]:
+        """(best score beneath ``path`` as a share of the top score, promising files beneath it)."""
+        if self._below is None:
+            self._below = {}
+            top = max((h.score for h in self.ranking[:1]), default=0.0) or 1.0
+            for rank, hit in enumerate(self.ranking[:_SHORTLIST]):
+                folder = posixpath.dirname(hit.path)
+                while folder:
+                    best, count = self._below.get(folder, (0.0, 0))
+                    self._below[folder] = (max(best, hit.score / top), count + (rank < 24))
+                    folder = posixpath.dirname(folder)
+        return self._below.get(path, (0.0, 0))
+
+    def best_line(self, path: str, window: Window) -> tuple[int, str]:
+        """(number, text) of the line of ``window`` with the greatest weight."""
+        rows, lines = self.line_weights(path)
+        span = range(window.start - 1, min(window.end, len(lines)))
+        best = max(span, key=lambda i: sum(self.idf[t] * w for t, w in rows[i].items()), default=0)
+        return best + 1, " ".join(_clip([lines[best]], 100).split()) if lines else ""
+
+    def blocks(self, path: str, count: int = 24) -> list[Block]:
+        """The file at ``path`` cut where its structure suggests it; the ``count`` best by evidence."""
+        rows, lines = self.line_weights(path)
+        total = sum(self.idf) or 1.0
+        blocks = []
+        for start, end in segment(lines):
+            best: dict[int, float] = {}
+            repeat = 0.0
+            for row in rows[start:end]:
+                for t, w in row.items():
+                    best[t] = max(w, best.get(t, 0.0))
+                    repeat += self.idf[t] * w
+            distinct = sum(self.idf[t] * w for t, w in best.items())
+            score = (distinct + 0.1 * min(repeat - distinct, distinct)) / total
+            first = next((line for line in lines[start:end] if line.strip()), b"")
+            blocks.append(
+                Block(start + 1, end, score, _clip(lines[start:end]), bool(_DEFINITION.match(first)),
+                      start / max(1, len(lines)))  # fmt: skip
+            )
+        blocks.sort(key=lambda b: (-b.score, b.start))
+        return blocks[:count]
+
+    def line_weights(self, path: str) -> tuple[list[dict[int, float]], list[bytes]]:
+        """Per line, term index -> match weight; and the lines as bytes."""
+        data = self.repo.read_bytes(path)
+        if is_binary(data):
+            return [], []
+        lines = data.split(b"\n")
+        if lines and lines[-1] == b"":
+            lines.pop()
+        starts, at = [], 0
+        for line in lines:
+            starts.append(at)
+            at += len(line) + 1
+        low = data.lower()
+        rows: list[dict[int, float]] = [{} for _ in lines]
+        for index, term in enumerate(self.terms):
+            for stem, weight in term.variants:
+                for offset in _hits(data, low, stem, 400):
+                    row = rows[min(bisect_right(starts, offset) - 1, len(rows) - 1)]
+                    row[index] = max(weight, row.get(index, 0.0))
+        return rows, lines
+
+    def windows(self, path: str, count: int, size: int = WINDOW) -> list[Window]:
+        """The ``count`` best windows of ``size`` lines that do not overlap, best first.
+
+        A window scores the weights of the distinct terms on its lines, a little for repeats and
+        for lines that define something. A file without hits gives its first lines.
+        """
+        rows, lines = self.line_weights(path)
+        if not lines:
+            return []
+        weight = self.idf
+        total = sum(weight) or 1.0
+        line_score = [sum(weight[t] * w for t, w in row.items()) for row in rows]
+        scored: list[tuple[float, int]] = []
+        for start in range(len(lines)):
+            if not rows[start]:
+                continue
+            begin = max(0, start - 1)  # one line of context above the first hit
+            best: dict[int, float] = {}
+            for row in rows[begin : begin + size]:
+                for t, w in row.items():
+                    if w > best.get(t, 0.0):
+                        best[t] = w
+            distinct = sum(weight[t] * w for t, w in best.items())
+            repeat = sum(line_score[begin : begin + size]) - distinct
+            score = distinct + 0.1 * min(repeat, distinct)
+            if _DEFINITION.match(lines[start]):
+                score += 0.3 * line_score[start]
+            scored.append((score / total, begin))
+        scored.sort(key=lambda s: (-s[0], s[1]))
+        chosen: list[tuple[float, int]] = []
+        for score, begin in scored:
+            if all(abs(begin - b) >= size for _, b in chosen):
+                chosen.append((score, begin))
+                if len(chosen) == count:
+                    break
+        if not chosen:
+            chosen = [(0.0, 0)]
+        return [
+            Window(b + 1, min(b + size, len(lines)), s, _clip(lines[b : b + size])) for s, b in chosen
+        ]
+
+    # -- features --------------------------------------------------------------------------
+
+    def features(self, path: str) -> tuple[float, ...]:
+        """The values of ``FILE_FEATURES`` for the file at ``path``, each about 0 to 1."""
+        hit = self._by_path[path]
+        if hit.features:
+            return hit.features
+        low = path.lower()
+        base = posixpath.basename(path).encode("utf-8", "surrogateescape")
+        base_counts = self._counts(base, base.lower(), 1) if hit.name else hit.path_counts
+        test = float(bool(_TEST_PATH.search(low)))
+        document = float(low.endswith(_DOCUMENTS) or "/docs/" in "/" + low)
+        setting = float(
+            low.endswith(_SETTINGS)
+            or low.startswith(".github/")
+            or "makefile" in low
+            or "dockerfile" in low
+        )
+        window = hit.windows[0] if hit.windows else Window(1, 1, 0.0, "")
+        second = hit.windows[1].score if len(hit.windows) > 1 else 0.0
+        asks_test, asks_document, asks_setting = self._asks
+        hit.features = (
+            hit.content / self._top_content,
+            math.log1p(hit.content) / 4,
+            hit.name / self._top_name,
+            _coverage(self.path_idf, base_counts),
+            _coverage(self.path_idf, hit.path_counts),
+            _coverage(self.idf, hit.counts),
+            window.score,
+            second,
+            1 / (1 + self._by_content[path]) if hit.content else 0.0,
+            1 / (1 + self._by_name[path]) if hit.name else 0.0,
+            min(hit.literal, 4) / 4,
+            float(any(_DEFINITION.match(x.encode()) for x in window.text.split("\n"))),
+            test,
+            document,
+            setting,
+            float(not (document or setting)),
+            float(bool(_SECONDARY.search(low))),
+            test * asks_test,
+            document * asks_document,
+            setting * asks_setting,
+            path.count("/") / 8,
+            math.log1p(hit.size) / 14,
+        )
+        return hit.features
+
+
+def _coverage(idf: list[float], counts: tuple[float, ...]) -> float:
+    """Share of the question's weight that is hit at all."""
+    total = sum(idf)
+    return sum(w * min(1.0, c) for w, c in zip(idf, counts, strict=True)) / total if total else 0.0
+
+
+def _clip(lines: list[bytes], width: int = 240) -> str:
+    return "\n".join(line[:width].decode("utf-8", "replace").rstrip("\r") for line in lines)
