@@ -1,0 +1,69 @@
+# The tool and its tests, from a clone with nothing but make and Python 3.11 or newer.
+#   make ask   [Q="where is ...?"] [REPO=path]   install what running needs, ask, print the answer
+#   make test  [ARGS="-k repo"] [JOBS=2]         install what testing needs, run the tests
+#   make check                                   lint, formatting, types, import contracts
+#   make readme                                  fill the README's results from benchmarks/results
+#   make clean                                   remove the environment and all caches
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+REPO ?= .
+Q ?= Where are symbolic links that lead out of the repository handled?
+export Q REPO
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+# One thread per process: the tests run in $(JOBS) processes, and small models gain nothing from more.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+
+.PHONY: ask test check readme clean
+.DELETE_ON_ERROR:
+
+ask: $(VENV)/.installed
+	@$(BIN)/repoagent ask "$$Q" "$$REPO"
+
+test: $(VENV)/.installed-dev
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+readme: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.readme
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a second run quick and let a change of the dependencies install again.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing repoagent into $(VENV) (once; minutes where torch must be downloaded)" >&2
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing repoagent and its test tools into $(VENV) (once; minutes where torch must be downloaded)" >&2
+	@$(PIP) --editable ".[dev]"
+	@touch $(VENV)/.installed $@
+
+define CHECK_PYTHON
+import sys
+if sys.version_info < (3, 11):
+    sys.exit(f"repoagent needs Python 3.11 or newer; this is {sys.version.split()[0]} ({sys.executable}).")
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit(f"{sys.executable} cannot make virtual environments: it lacks ensurepip or venv "
+             "(on Debian and Ubuntu: apt install python3-venv).")
+endef
+export CHECK_PYTHON
+
+$(BIN)/python:
+	@$(PYTHON) -c "$$CHECK_PYTHON" || \
+		{ echo "To use another Python: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
