@@ -76,7 +76,7 @@ class Environment(Protocol[TaskT]):
         ...
 
 
-def as_gymnasium(environment: Environment[TaskT], task: TaskT) -> gymnasium.Env[Observation, int]:
+def as_gymnasium(environment: Environment[TaskT], task: TaskT) -> gymnasium.Env[Observation, Any]:
     """Wrap ``environment`` on a fixed ``task`` as a ``gymnasium.Env`` (extra ``train``).
 
     The observation stays an :class:`Observation`; the action space is ``Discrete`` with the
@@ -84,7 +84,7 @@ def as_gymnasium(environment: Environment[TaskT], task: TaskT) -> gymnasium.Env[
     """
     import gymnasium as gym
 
-    class Adapter(gym.Env[Observation, int]):
+    class Adapter(gym.Env[Observation, Any]):
         observation_space = gym.spaces.Space()
 
         def _show(self, observation: Observation) -> Observation:

@@ -119,9 +119,7 @@ def play(
         index = choose(log_probabilities, rng)
         yield Decided(tuple(log_probabilities), index)
         result = environment.step(index)
-        trajectory.steps.append(
-            Step(observation, reflection, tuple(log_probabilities), index, result)
-        )
+        trajectory.steps.append(Step(observation, reflection, tuple(log_probabilities), index, result))
         yield Acted(observation.options[index], result)
         if result.done:
             break

@@ -56,12 +56,16 @@ ABBREVIATIONS = {
 
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
 _CAMEL = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+")
-_CODE_TOKEN = re.compile(r"[A-Za-z_$][\w$]*(?:[._\-/:]+\w+)+|[a-z]+[A-Z]\w*|[A-Z]{2,}[A-Z_\d]*|`[^`]+`|\"[^\"]+\"|--?[a-z][\w-]+|\d{3,}")
+_CODE_TOKEN = re.compile(
+    r"[A-Za-z_$][\w$]*(?:[._\-/:]+\w+)+|[a-z]+[A-Z]\w*|[A-Z]{2,}[A-Z_\d]*|`[^`]+`|\"[^\"]+\"|--?[a-z][\w-]+|\d{3,}"
+)
 _SUFFIXES = ("izations", "ization", "ations", "ation", "ements", "ement", "ments", "ment", "ings",
              "ing", "ions", "ion", "ers", "ors", "ies", "er", "or", "ed", "es", "ly", "s", "e")  # fmt: skip
-_TAILS = frozenset("""s es e ed d ing ings er ers r rs or ors ion ions ation ations ment ments able y ies ied
+_TAILS = frozenset(
+    """s es e ed d ing ings er ers r rs or ors ion ions ation ations ment ments able y ies ied
     ize izes ized izer ise ised ization ly al ive ity ting ted ter tion tions ling led ler ning ned ner
-    ping ped per ure ures ured uration urations uring urable ization t ts n ns ance ence ant ent""".split())  # fmt: skip
+    ping ped per ure ures ured uration urations uring urable ization t ts n ns ance ence ant ent""".split()
+)
 _LETTERS = re.compile(rb"[a-z]*")
 _CAPITALS = re.compile(rb"[A-Z]*")
 _DEFINITION = re.compile(
@@ -117,7 +121,7 @@ def terms(question: str) -> list[Term]:
 
 def literals(question: str) -> list[bytes]:
     """Code-like tokens of ``question`` as they stand, lower-case, to be found verbatim."""
-    tokens = (t.strip("`\"").strip("-").lower() for t in _CODE_TOKEN.findall(question))
+    tokens = (t.strip('`"').strip("-").lower() for t in _CODE_TOKEN.findall(question))
     return [t.encode() for t in dict.fromkeys(tokens) if len(t) > 2]
 
 
@@ -130,7 +134,9 @@ def _hits(data: bytes, low: bytes, stem: bytes, cap: int) -> list[int]:
         first, before = data[at], data[at - 1] if at else 32
         upper = 65 <= first <= 90
         letter_before = 97 <= before <= 122 or 65 <= before <= 90
-        if not letter_before or (upper and (97 <= before <= 122 or 97 <= data[min(at + 1, len(data) - 1)] <= 122)):
+        if not letter_before or (
+            upper and (97 <= before <= 122 or 97 <= data[min(at + 1, len(data) - 1)] <= 122)
+        ):
             shouting = upper and size > 1 and 65 <= data[end - 1] <= 90
             match = (_CAPITALS if shouting else _LETTERS).match(data, end)
             tail = match.group() if match else b""
@@ -219,7 +225,9 @@ FILE_FEATURES = (
 _DOCUMENTS = (".md", ".rst", ".txt", ".adoc", ".mdx", ".org", ".1", ".texi")
 _SETTINGS = (".toml", ".yaml", ".yml", ".json", ".cfg", ".ini", ".conf", ".env", ".properties", ".xml",
              ".lock", ".mk", ".cmake", ".gradle", ".nix")  # fmt: skip
-_TEST_PATH = re.compile(r"(^|[/_.\-])(tests?|specs?|testing|testdata|fixtures?|__tests__|e2e)([/_.\-]|$)|[a-z]Tests?\.")
+_TEST_PATH = re.compile(
+    r"(^|[/_.\-])(tests?|specs?|testing|testdata|fixtures?|__tests__|e2e)([/_.\-]|$)|[a-z]Tests?\."
+)
 _SECONDARY = re.compile(
     r"(^|/)(vendor|third_party|examples?|samples?|benchmarks?|bench|demo|locales?|i18n|translations?|dist|"
     r"node_modules|generated|snapshots?|changelogs?|news|archive)(/|$)|changelog|changes|history|\.lock$|"
@@ -240,7 +248,9 @@ class Scent:
     ``search=False`` scans no contents: only paths are scored (for the environment's plain form).
     """
 
-    def __init__(self, repo: Repo, question: str, *, exclude: Sequence[str] = (), search: bool = True) -> None:
+    def __init__(
+        self, repo: Repo, question: str, *, exclude: Sequence[str] = (), search: bool = True
+    ) -> None:
         self.repo, self.question = repo, question
         self.terms = terms(question)
         self.literals = literals(question)
@@ -371,10 +381,9 @@ class Scent:
             distinct = sum(self.idf[t] * w for t, w in best.items())
             score = (distinct + 0.1 * min(repeat - distinct, distinct)) / total
             first = next((line for line in lines[start:end] if line.strip()), b"")
-            blocks.append(
-                Block(start + 1, end, score, _clip(lines[start:end]), bool(_DEFINITION.match(first)),
-                      start / max(1, len(lines)))  # fmt: skip
-            )
+            is_definition = bool(_DEFINITION.match(first))
+            position = start / max(1, len(lines))
+            blocks.append(Block(start + 1, end, score, _clip(lines[start:end]), is_definition, position))
         blocks.sort(key=lambda b: (-b.score, b.start))
         return blocks[:count]
 
@@ -436,9 +445,7 @@ class Scent:
                     break
         if not chosen:
             chosen = [(0.0, 0)]
-        return [
-            Window(b + 1, min(b + size, len(lines)), s, _clip(lines[b : b + size])) for s, b in chosen
-        ]
+        return [Window(b + 1, min(b + size, len(lines)), s, _clip(lines[b : b + size])) for s, b in chosen]
 
     # -- features --------------------------------------------------------------------------
 
@@ -452,12 +459,7 @@ class Scent:
         base_counts = self._counts(base, base.lower(), 1) if hit.name else hit.path_counts
         test = float(bool(_TEST_PATH.search(low)))
         document = float(low.endswith(_DOCUMENTS) or "/docs/" in "/" + low)
-        setting = float(
-            low.endswith(_SETTINGS)
-            or low.startswith(".github/")
-            or "makefile" in low
-            or "dockerfile" in low
-        )
+        setting = float(low.endswith(_SETTINGS) or bool(re.search(r"^\.github/|makefile|dockerfile", low)))
         window = hit.windows[0] if hit.windows else Window(1, 1, 0.0, "")
         second = hit.windows[1].score if len(hit.windows) > 1 else 0.0
         asks_test, asks_document, asks_setting = self._asks
