@@ -1,0 +1,58 @@
+"""repoagent.json: what a checkpoint folder is, and whether it is whole. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from repoagent.errors import ModelError
+
+MANIFEST = "repoagent.json"
+
+
+def write_manifest(folder: Path, **entries: Any) -> None:
+    """Write ``entries`` with a digest of every weight file; the last file of a finished save."""
+    files = {p.name: _sha256(p) for p in sorted(folder.glob("*.safetensors"))}
+    text = json.dumps({**entries, "sha256": files}, indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The entries; empty for a folder that this project did not write."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}): restore the checkpoint folder") from None
+    if not isinstance(manifest, dict):
+        raise ModelError(f"{path} is not a JSON object: restore the checkpoint folder")
+    return manifest
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with the weights of ``folder``; None if nothing is."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        return "no safetensors weights"
+    for path in weights:
+        with path.open("rb") as file:
+            head = file.read(8)
+            size = int.from_bytes(head, "little")
+            # An unresolved Git LFS pointer or a cut download fails here, with or without a digest.
+            if len(head) < 8 or 8 + size > path.stat().st_size:
+                return f"{path.name} is not a whole safetensors file"
+    for name, digest in read_manifest(folder).get("sha256", {}).items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _sha256(folder / name) != digest:
+            return f"{name} differs from the digest in {MANIFEST}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
