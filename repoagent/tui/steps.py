@@ -1,0 +1,129 @@
+"""StepLog: what the players do, step by step, as it happens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from textual.app import ComposeResult
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from repoagent.environment import Observation, Option
+from repoagent.repo import display
+
+TOP = 4
+"""Options drawn per step."""
+BAR = 8
+"""Cells of a full bar."""
+INTRODUCTION = """\
+Ask where something is in this repository.
+
+A small model walks the tree: at each step it writes what it makes of the place and picks one of \
+the numbered options, opening files until it names one and its lines.
+
+Everything is read here, nothing is written, and with local models nothing leaves the machine."""
+FLUSH = 0.05
+"""Seconds between redraws of a reflection that streams in."""
+
+
+def printable(text: str) -> str:
+    """``text`` with its line breaks kept and every other control character escaped."""
+    return "\n".join(display(line) for line in text.split("\n"))
+
+
+def bar(share: float, cells: int = BAR) -> str:
+    """A bar of ``share`` (0 to 1) in eighths of a cell, padded to ``cells``."""
+    eighths = round(min(1.0, max(0.0, share)) * cells * 8)
+    full, part = divmod(eighths, 8)
+    return ("█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")).ljust(cells)
+
+
+class StepView(Vertical):
+    """One step: where, the reflection, the options."""
+
+    def __init__(self, number: int, observation: Observation) -> None:
+        super().__init__()
+        self._observation = observation
+        lines = bool(observation.options) and observation.options[0].kind == "lines"
+        place = "which lines?" if lines else f"in {display(observation.location) or '.'}/"
+        if not lines and not observation.location:
+            place = "at the top"
+        self._title = Static(
+            Content.assemble((f"Step {number}", "bold $primary"), ("  " + place, "$text 60%")),
+            classes="title",
+        )
+        self._reflection = Static("", classes="reflection", markup=False)
+        self._options = Static(Content(""), classes="options")
+        self._pieces: list[str] = []
+        self._waiting = False
+
+    def compose(self) -> ComposeResult:
+        yield self._title
+        yield self._reflection
+        yield self._options
+
+    def on_mount(self) -> None:
+        self._reflection.display = self._options.display = False
+
+    def add_reflection(self, piece: str) -> None:
+        """One more piece; drawn with those that follow shortly."""
+        self._pieces.append(piece)
+        if not self._waiting:
+            self._waiting = True
+            self.set_timer(FLUSH, self._flush)
+
+    def _flush(self) -> None:
+        self._waiting = False
+        self.set_reflection("".join(self._pieces))
+
+    def set_reflection(self, text: str) -> None:
+        """The reflection so far."""
+        self._pieces = [text]
+        self._reflection.display = bool(text.strip())
+        self._reflection.update(Content(printable(text.strip())))
+
+    def set_distribution(self, log_probabilities: Sequence[float], index: int) -> None:
+        """The most probable options, the one taken marked."""
+        options = self._observation.options
+        order = sorted(range(len(options)), key=lambda i: (i != index, -log_probabilities[i]))[:TOP]
+        order.sort(key=lambda i: -log_probabilities[i])
+        rows = [_row(options[i], math.exp(log_probabilities[i]), i == index) for i in order]
+        left = len(options) - len(order)
+        if left:
+            rows.append(Content.styled(f"   … {left:,} more option{'s' * (left > 1)}", "$text 60%"))
+        self._options.update(Content("\n").join(rows))
+        self._options.display = True
+
+
+def _row(option: Option, probability: float, taken: bool) -> Content:
+    style = "bold $text-success" if taken else "$text"
+    return Content.assemble(
+        ("▸ " if taken else "  ", style),
+        (f"{probability:4.0%} ", style),
+        (bar(probability), "$text-success" if taken else "$text-primary"),
+        " ",
+        (display(option.text), style),
+    )
+
+
+class StepLog(VerticalScroll):
+    """The steps of the current question, the newest kept in view."""
+
+    current: StepView | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Static(Content(INTRODUCTION), classes="introduction")
+
+    async def start(self, question: str) -> None:
+        """Begin anew with ``question``."""
+        self.current = None
+        await self.remove_children()
+        await self.mount(Static(Content(f"“{printable(question)}”"), classes="question"))
+        self.anchor()
+
+    async def add_step(self, number: int, observation: Observation) -> None:
+        """Step ``number`` has begun."""
+        self.current = StepView(number, observation)
+        await self.mount(self.current)
