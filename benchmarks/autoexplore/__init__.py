@@ -1,0 +1,1 @@
+"""AutoExplore: questions about real repositories, answered with a file and its lines."""

@@ -1,0 +1,405 @@
+"""The command line. Everything heavy is imported inside the command that needs it.
+
+Exit codes: 0 answered, 1 no confident answer, 2 wrong usage or unreadable input, 3 a model is
+missing or broken, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+try:
+    import json
+    import os
+    import signal
+    import time
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+    import typer
+
+    from repoagent import __version__
+    from repoagent.errors import InputError, RepoagentError
+except KeyboardInterrupt:  # these imports take long enough to be interrupted
+    sys.exit(130)
+
+if TYPE_CHECKING:
+    from benchmarks.autoexplore.evaluate import Question, Row, System
+    from repoagent.players import Policy, Reflector
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="repoagent",
+    help="Ask a repository where something is: a small local model walks the tree and answers with file "
+    "and lines.",
+    epilog="Exit codes: 0 answered, 1 no confident answer, 2 wrong usage or unreadable input, 3 model "
+    "missing or broken, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    # rich's help would take as long to import as everything else together, and reads markup.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench = typer.Typer(help="Benchmarks: every system on the same tasks, in one table.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+PolicyOption = Annotated[
+    str,
+    typer.Option(
+        "--policy", metavar="P", help="bundled, random, a folder, a hub id or openai:BASE_URL#MODEL."
+    ),
+]
+ReflectorOption = Annotated[
+    str,
+    typer.Option(
+        "--reflector", metavar="R", help="bundled, none, a folder, a hub id or openai:BASE_URL#MODEL."
+    ),
+]
+NoReflectOption = Annotated[bool, typer.Option("--no-reflect", help="Decide without reflections.")]
+StepsOption = Annotated[
+    int, typer.Option("--steps", metavar="N", min=1, help="Actions before the model must have answered.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+TasksArgument = Annotated[
+    list[Path], typer.Argument(metavar="TASKS...", help="Files of tasks, or directories of *.jsonl.")
+]
+TreesOption = Annotated[
+    Path, typer.Option("--trees", metavar="DIR", help="Where the tree of owner/name is DIR/owner__name.")
+]
+KeptOption = Annotated[int, typer.Option("--top", metavar="K", min=1, help="Answers kept per question.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the agent and of the bootstrap.")]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", metavar="FILE", help="Also write the table, and how it was made, to FILE.md or FILE.json."
+    ),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"repoagent {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of repoagent itself."""
+
+
+def _load(policy: str, reflector: str) -> tuple[Policy, Reflector]:
+    from repoagent.models import load_policy, load_reflector
+
+    return load_policy(policy), load_reflector(reflector)
+
+
+# -- ask ---------------------------------------------------------------------------------------
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What you want to find, in your own words.")],
+    repo: Annotated[str, typer.Argument(help="A directory, .zip or .tar.gz.")] = ".",
+    as_json: JsonOption = False,
+    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Answers to print.")] = 5,
+    steps: StepsOption = 8,
+    no_reflect: NoReflectOption = False,
+    policy: PolicyOption = "bundled",
+    reflector: ReflectorOption = "bundled",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")] = False,
+) -> None:
+    """Answer QUESTION about REPO with a file and its lines.
+
+    The answer goes to stdout; what the model thinks and does on the way goes to stderr.
+    """
+    from rich.console import Console
+
+    from repoagent import show
+    from repoagent.answer import answers
+    from repoagent.episode import Trajectory, play
+    from repoagent.explore import ExploreConfig, RepoEnvironment, Task
+    from repoagent.players import RandomPolicy
+    from repoagent.repo import Repo
+
+    started = time.perf_counter()
+    # Bytes that are no UTF-8 arrive as lone surrogates, which tokenizers refuse.
+    question = question.encode("utf-8", "replace").decode("utf-8")
+    if not question.strip():
+        raise InputError('the question is empty; ask something, such as "where is the version set?".')
+    repository = Repo.open(repo)
+    trajectory = Trajectory()
+    with show.Trail(Console(stderr=True, quiet=quiet, highlight=False)) as trail:
+        trail.wait("loading the model")
+        players = _load(policy, "none" if no_reflect else reflector)
+        trail.wait("reading the repository")
+        environment = RepoEnvironment(repository, ExploreConfig(horizon=steps))
+        greedy = not isinstance(players[0], RandomPolicy)
+        for event in play(environment, Task(question), *players, greedy=greedy):
+            trail.show(event)
+            trajectory = getattr(event, "trajectory", trajectory)
+    files_read = len(repository.files_read)  # before the snippets of the answers are read
+    found = answers(environment, trajectory, top)
+    if as_json:
+        data = show.as_json(
+            question=question,
+            repo=repo,
+            found=found,
+            trajectory=trajectory,
+            policy=players[0].name,
+            reflector=players[1].name,
+            files_read=files_read,
+            seconds=time.perf_counter() - started,
+        )
+        print(json.dumps(data, indent=1))
+    elif found:
+        reason = show.why(question, found[0], trajectory)
+        show.write_answers(sys.stdout, found, reason, show.highlighter(sys.stdout))
+    sys.stdout.flush()
+    threshold = float(getattr(players[0], "confidence_threshold", 0.0))
+    if found and found[0].score >= threshold:
+        return
+    if not quiet:
+        note = "the best guesses are above" if found else "there is nothing to open"
+        print(f"repoagent: no confident answer; {note}.", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+@app.command()
+def explore(
+    repo: Annotated[str, typer.Argument(help="A directory, .zip or .tar.gz.")] = ".",
+    steps: StepsOption = 8,
+    no_reflect: NoReflectOption = False,
+    policy: PolicyOption = "bundled",
+    reflector: ReflectorOption = "bundled",
+) -> None:
+    """Ask in a terminal interface and watch the model walk."""
+    from repoagent.repo import Repo
+
+    Repo.open(repo)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InputError("explore needs a terminal; use `repoagent ask` in scripts and pipes.")
+    from repoagent.tui import run
+
+    raise typer.Exit(run(repo, policy, "none" if no_reflect else reflector, steps))
+
+
+# -- eval and bench ----------------------------------------------------------------------------
+
+
+@app.command("eval")
+def evaluate(
+    tasks: TasksArgument,
+    trees: TreesOption,
+    as_json: JsonOption = False,
+    top: KeptOption = 10,
+    steps: StepsOption = 8,
+    no_reflect: NoReflectOption = False,
+    policy: PolicyOption = "bundled",
+    reflector: ReflectorOption = "bundled",
+    baseline: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Measure this baseline instead of the agent: bm25.")
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Measure this baseline too and compare: bm25.")
+    ] = None,
+    seed: SeedOption = 0,
+    output: OutputOption = None,
+) -> None:
+    """Measure the agent, or a baseline, on questions with known answers.
+
+    Each line of a task file is a JSON object with id, repo ("owner/name"), question, gold (paths)
+    and span ([first, last] line of the first gold file, or null).
+    """
+    from benchmarks.autoexplore import evaluate as evaluation
+
+    questions, found, chosen = _prepare(tasks, trees, output)
+    systems: dict[str, System] = {}
+    settings: dict[str, Any] = {"top": top}
+    for name in filter(None, (baseline, compare)):
+        systems[name] = evaluation.baseline(name, top)
+    if baseline is None:
+        agent, described = _agent(policy, "none" if no_reflect else reflector, steps, top, seed)
+        systems = {"repoagent": agent} | systems
+        settings |= described
+    _measure(systems, questions, found, settings, seed, chosen, as_json)
+
+
+@bench.command("autoexplore")
+def bench_autoexplore(
+    tasks: TasksArgument,
+    trees: TreesOption,
+    as_json: JsonOption = False,
+    top: KeptOption = 10,
+    steps: StepsOption = 8,
+    policy: PolicyOption = "bundled",
+    reflector: ReflectorOption = "bundled",
+    seed: SeedOption = 0,
+    output: OutputOption = None,
+) -> None:
+    """The agent with and without reflection, a random walk and BM25, compared on the same tasks."""
+    from benchmarks.autoexplore import evaluate as evaluation
+
+    questions, found, chosen = _prepare(tasks, trees, output)
+    agent, settings = _agent(policy, reflector, steps, top, seed)
+    systems = {"repoagent": agent}
+    if reflector != "none":
+        systems["repoagent, no reflection"] = _agent(policy, "none", steps, top, seed)[0]
+    systems["random walk"] = _agent("random", "none", steps, top, seed)[0]
+    systems["bm25"] = evaluation.baseline("bm25", top)
+    _measure(systems, questions, found, {"top": top} | settings, seed, chosen, as_json)
+
+
+def _prepare(
+    tasks: list[Path], trees: Path, output: Path | None
+) -> tuple[list[Question], dict[str, Path], Path | None]:
+    """What can be wrong with the arguments is found before a model is loaded."""
+    from benchmarks.autoexplore.evaluate import find_trees, read_tasks
+    from benchmarks.table import check_output
+
+    if output is not None:
+        check_output(output)
+    questions = read_tasks(tasks)
+    return questions, find_trees(questions, trees), output
+
+
+def _agent(policy: str, reflector: str, steps: int, top: int, seed: int) -> tuple[System, dict[str, Any]]:
+    from benchmarks.autoexplore.evaluate import agent
+    from repoagent.explore import ExploreConfig
+
+    players = _load(policy, reflector)
+    settings = {"steps": steps, "policy": players[0].name, "reflector": players[1].name}
+    return agent(*players, ExploreConfig(horizon=steps), top, seed), settings
+
+
+def _measure(
+    systems: dict[str, System],
+    questions: list[Question],
+    trees: dict[str, Path],
+    settings: dict[str, Any],
+    seed: int,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Run every system, print the figures and write them to ``output``."""
+    from benchmarks.autoexplore.evaluate import as_data, report, run
+    from benchmarks.table import provenance, write
+
+    rows: dict[str, list[Row]] = {}
+    live = sys.stderr.isatty()
+    for name, system in systems.items():
+
+        def progress(message: str, name: str = name) -> None:
+            print(f"{name} {message}", file=sys.stderr, end="\x1b[K\r" if live else "\n", flush=True)
+
+        rows[name] = run(questions, trees, system, progress)
+        if live:
+            print(file=sys.stderr)
+    made = provenance(settings, seed)
+    body, data = report(rows, settings["top"], seed), as_data(rows, settings["top"], seed)
+    print(json.dumps({**data, "made": made}, indent=1) if as_json else body, end="\n" if as_json else "")
+    if output is not None:
+        write(output, "AutoExplore", made, body, data)
+
+
+# -- models and doctor -------------------------------------------------------------------------
+
+
+@app.command()
+def models() -> None:
+    """List the models that --policy and --reflector can name."""
+    from repoagent.doctor import list_models
+
+    raise typer.Exit(list_models(sys.stdout))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, which device and models there are, and what to do about what is missing."""
+    from repoagent.doctor import examine
+
+    raise typer.Exit(examine(sys.stdout))
+
+
+# -- train -------------------------------------------------------------------------------------
+
+
+@app.command(
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_extra_args": True,
+        "allow_interspersed_args": False,
+        "help_option_names": [],
+    }
+)
+def train(context: typer.Context) -> None:
+    """Train the players (see repoagent train --help)."""
+    try:
+        from training.cli import app as training
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"training needs {error.name}, which is not installed; run: pip install 'repoagent[train]'."
+        ) from error
+    raise typer.Exit(training(args=context.args, prog_name="repoagent train", standalone_mode=False) or 0)
+
+
+# -- running -----------------------------------------------------------------------------------
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a stream of another encoding must not crash on a file name
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. What is left must not fail at shutdown either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _leave(code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        return int(app(prog_name="repoagent", standalone_mode=False) or 0)
+    except RepoagentError as error:
+        return _complain(str(error), error.exit_code)
+    except typer.Abort:
+        return INTERRUPTED
+    except Exception as error:
+        # Usage errors; Typer's own classes for them have moved between its versions.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message())
+            return 0
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "repoagent"
+        return _complain(f"{message().rstrip('.')}; see `{command} --help`.", 2)
+
+
+def _complain(message: str, code: int) -> int:
+    print("repoagent: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit at once: orderly shutdown would run, and report, whatever the interrupt broke off."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.stderr.isatty():
+        sys.stderr.write("\x1b[?25h\n")  # a spinner may have hidden the cursor
+    sys.stderr.flush()
+    os._exit(code)
