@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import stat
-import tarfile
-import zipfile
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
-from pathspec import GitIgnoreSpec
-
+from repoagent import archive
 from repoagent.errors import InputError
+from repoagent.ignore import Ignore
 
 Kind = Literal["dir", "file", "link", "other"]
 
@@ -29,10 +29,14 @@ READ_LIMIT = 1 << 20
 CACHE_LIMIT = 128 << 20
 """Bytes of file content kept in memory between questions."""
 FILE_LIMIT = 200_000
-"""Files that a walk yields before it stops."""
-ARCHIVE_LIMIT = 1 << 30
-"""Bytes that the files of an archive may unpack to."""
+"""Files that a walk yields before it stops, and names taken from one directory."""
+DEPTH_LIMIT = 200
+"""Levels of directories; what lies deeper is not entered."""
+PATTERN_LIMIT = 20_000
+"""Lines of all ``.gitignore`` files together that are honoured."""
 HIDDEN = frozenset({".git", ".hg", ".svn", ".jj"})
+
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +61,28 @@ def display(path: str) -> str:
 
 def is_binary(data: bytes) -> bool:
     """Whether ``data`` is not text: a NUL byte early on, unless it begins with a UTF-16 mark."""
-    return b"\0" in data[:8192] and not data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return b"\0" in data[:8192] and not data.startswith(_UTF16)
 
 
 def decode(data: bytes) -> str:
     """Text of ``data``: UTF-16 by its mark, else UTF-8 with undecodable bytes replaced."""
-    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
     return data.decode(encoding, errors="replace").replace("\r\n", "\n")
+
+
+def head(file: IO[bytes]) -> bytes:
+    """What is kept of ``file``: ``READ_LIMIT`` bytes, of a binary one only its first block.
+
+    UTF-16 becomes UTF-8, so that whoever searches bytes finds its words and its lines.
+    """
+    data = file.read(8192)
+    if is_binary(data):
+        return data
+    if len(data) == 8192:
+        data += file.read(READ_LIMIT - len(data))
+    if data.startswith(_UTF16):
+        return data.decode("utf-16", errors="replace").encode()
+    return data.removeprefix(b"\xef\xbb\xbf")
 
 
 class Repo(ABC):
@@ -73,7 +92,8 @@ class Repo(ABC):
 
     def __init__(self) -> None:
         self._entries: dict[str, tuple[Entry, ...]] = {}
-        self._ignore: dict[str, tuple[tuple[str, GitIgnoreSpec], ...]] = {}
+        self._ignore: dict[str, tuple[tuple[str, Ignore], ...]] = {}
+        self._patterns_left = PATTERN_LIMIT
         self._cache: OrderedDict[str, bytes] = OrderedDict()
         self._cached = 0
         self.files_read: set[str] = set()
@@ -85,23 +105,27 @@ class Repo(ABC):
         Raises ``InputError`` if there is none.
         """
         root = Path(path)
+        shown = display(str(path))
         try:
             if root.is_dir():
                 return DirectoryRepo(root)
             if root.is_file():
-                if zipfile.is_zipfile(root):
-                    return ArchiveRepo(root, _zip_members(root))
-                if tarfile.is_tarfile(root):
-                    return ArchiveRepo(root, _tar_members(root))
+                if (members := archive.members(root, head, _wanted)) is not None:
+                    return ArchiveRepo(root, members)
                 raise InputError(
-                    f"{display(str(path))} is a file but no zip or tar archive; "
-                    "name a directory or an archive."
+                    f"{shown} is a file but no zip or tar archive; name a directory or an archive."
                 )
-        except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
+            missing = not os.path.lexists(root)
+        except archive.BROKEN as error:
+            # Its first line, since a parser may quote whatever the archive holds.
             raise InputError(
-                f"cannot read {display(str(path))}: {error}; name a readable repository."
+                f"cannot read {shown}: {display(str(error) or type(error).__name__)}; "
+                "name a readable repository."
             ) from error
-        raise InputError(f"{display(str(path))} does not exist; name a directory or an archive.")
+        raise InputError(
+            f"{shown} {'does not exist' if missing else 'is no directory and no archive'}; "
+            "name a directory or an archive."
+        )
 
     # -- listing ---------------------------------------------------------------------------
 
@@ -114,8 +138,7 @@ class Repo(ABC):
         if directory not in self._entries:
             found = [e for e in self._list(directory) if e.name not in HIDDEN]
             if any(e.name == ".gitignore" and e.kind == "file" for e in found):
-                spec = GitIgnoreSpec.from_lines(_valid_patterns(self._gitignore(directory)))
-                self._ignore[directory] = (*self._ignore_stack(directory), (directory, spec))
+                self._ignore[directory] = (*self._ignore_stack(directory), self._gitignore(directory))
             stack = self._ignore_stack(directory)
             kept = [e for e in found if not _ignored(stack, e)] if stack else found
             kept.sort(key=lambda e: (e.kind != "dir", e.name))
@@ -128,7 +151,8 @@ class Repo(ABC):
         for directory in queue:
             for entry in self.entries(directory):
                 if entry.kind == "dir":
-                    queue.append(entry.path)
+                    if len(queue) < FILE_LIMIT:
+                        queue.append(entry.path)
                 elif entry.kind == "file":
                     yield entry
                     count += 1
@@ -137,13 +161,21 @@ class Repo(ABC):
 
     def entry(self, path: str) -> Entry | None:
         """The visible entry at ``path``, or None."""
-        parent, name = posixpath.split(contained(path))
-        return next((e for e in self.entries(parent) if e.name == name), None)
+        found, parent = None, ""
+        for name in contained(path).split("/"):
+            found = next((e for e in self.entries(parent) if e.name == name), None)
+            if found is None:
+                return None
+            parent = found.path
+        return found
 
-    def _gitignore(self, directory: str) -> list[str]:
-        return decode(self.read_bytes(posixpath.join(directory, ".gitignore"))).split("\n")
+    def _gitignore(self, directory: str) -> tuple[str, Ignore]:
+        lines = self.read_bytes(posixpath.join(directory, ".gitignore")).split(b"\n")
+        lines = lines[: self._patterns_left]
+        self._patterns_left -= len(lines)
+        return directory, Ignore(lines)
 
-    def _ignore_stack(self, directory: str) -> tuple[tuple[str, GitIgnoreSpec], ...]:
+    def _ignore_stack(self, directory: str) -> tuple[tuple[str, Ignore], ...]:
         if directory not in self._ignore:
             parent = posixpath.dirname(directory)
             self._ignore[directory] = () if directory == "" else self._ignore_stack(parent)
@@ -152,7 +184,7 @@ class Repo(ABC):
     # -- reading ---------------------------------------------------------------------------
 
     def read_bytes(self, path: str) -> bytes:
-        """The first ``READ_LIMIT`` bytes of the file at ``path``; empty if it cannot be read."""
+        """What :func:`head` keeps of the file at ``path``; empty if it cannot be read."""
         path = contained(path)
         data = self._cache.get(path)
         if data is None:
@@ -164,7 +196,7 @@ class Repo(ABC):
         return data
 
     def text(self, path: str) -> str:
-        """The file at ``path`` as text, at most ``READ_LIMIT`` bytes; empty if binary."""
+        """:meth:`read_bytes` as text; empty if binary."""
         data = self.read_bytes(path)
         self.files_read.add(path)
         return "" if is_binary(data) else decode(data)
@@ -185,31 +217,25 @@ class Repo(ABC):
 def contained(path: str) -> str:
     """``path`` normalised; ``KeyError`` if it is absolute or climbs out of the root."""
     clean = posixpath.normpath(path) if path else ""
-    if clean.startswith("/") or clean == ".." or clean.startswith("../"):
+    if clean.startswith("/") or clean == ".." or clean.startswith("../") or "\0" in path:
         raise KeyError(path)
     return "" if clean == "." else clean
 
 
-def _valid_patterns(lines: list[str]) -> list[str]:
-    """Lines that pathspec accepts; git passes over a malformed pattern too."""
-    valid = []
-    for line in lines:
-        try:
-            GitIgnoreSpec.from_lines([line])
-        except ValueError:
-            continue
-        valid.append(line)
-    return valid
-
-
-def _ignored(stack: tuple[tuple[str, GitIgnoreSpec], ...], entry: Entry) -> bool:
+def _ignored(stack: tuple[tuple[str, Ignore], ...], entry: Entry) -> bool:
     # The deepest .gitignore that has an opinion decides, as in git.
-    for prefix, spec in reversed(stack):
-        relative = entry.path[len(prefix) + 1 :] if prefix else entry.path
-        verdict = spec.check_file(relative + "/" if entry.kind == "dir" else relative).include
+    path = os.fsencode(entry.path)
+    for prefix, ignore in reversed(stack):
+        relative = path[len(os.fsencode(prefix)) + 1 :] if prefix else path
+        verdict = ignore.verdict(relative, entry.kind == "dir")
         if verdict is not None:
             return verdict
     return False
+
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: a FIFO put in the file's place must not hang us.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class DirectoryRepo(Repo):
@@ -219,12 +245,30 @@ class DirectoryRepo(Repo):
         super().__init__()
         self.root = os.path.realpath(root)
         self.name = os.path.basename(self.root) or self.root
-        os.scandir(self.root).close()  # an unreadable root is an error, not an empty repository
+        os.close(self._open("", _FOLDER))  # an unreadable root is an error, not an empty repository
+
+    def _open(self, path: str, flags: int) -> int:
+        """A descriptor of ``path``, opened name by name so that no link is followed on the way,
+        not even one that takes a directory's place this moment."""
+        current = os.open(self.root, _FOLDER)
+        if not path:
+            return current
+        *folders, name = path.split("/")
+        try:
+            for folder in folders:
+                inner = os.open(folder, _FOLDER, dir_fd=current)
+                os.close(current)
+                current = inner
+            return os.open(name, flags, dir_fd=current)
+        finally:
+            os.close(current)
 
     def _inside(self, path: str) -> str | None:
         """Path of what ``path`` resolves to, relative to the root; None if outside or broken."""
         try:
-            real = os.path.realpath(os.path.join(self.root, path), strict=True)
+            full = os.path.join(self.root, path)
+            os.stat(full)  # the kernel gives up on loops and long chains at once, realpath does not
+            real = os.path.realpath(full, strict=True)
         except (OSError, ValueError):
             return None
         if real == self.root:
@@ -233,16 +277,20 @@ class DirectoryRepo(Repo):
         return real[len(prefix) :] if real.startswith(prefix) else None
 
     def _list(self, directory: str) -> list[Entry]:
-        if self._inside(directory) != directory:
-            return []  # a link on the way: its own place in the tree lists it
-        found: list[Entry] = []
+        if directory.count("/") >= DEPTH_LIMIT:
+            return []
+        prefix = directory + "/" if directory else ""
         try:
-            with os.scandir(os.path.join(self.root, directory)) as scan:
-                for item in scan:
-                    found.append(self._entry(item, posixpath.join(directory, item.name)))
+            descriptor = self._open(directory, _FOLDER)
+        except (OSError, ValueError):
+            return []  # unreadable, or a link: its own place in the tree lists it
+        try:
+            with os.scandir(descriptor) as scan:
+                return [self._entry(item, prefix + item.name) for item in islice(scan, FILE_LIMIT)]
         except OSError:
-            pass
-        return found
+            return []
+        finally:
+            os.close(descriptor)
 
     def _entry(self, item: os.DirEntry[str], path: str) -> Entry:
         try:
@@ -257,128 +305,113 @@ class DirectoryRepo(Repo):
         return Entry(item.name, path, "other")
 
     def _read(self, path: str) -> bytes:
-        inside = self._inside(path)
-        if not inside:
-            return b""
         try:
-            # O_NONBLOCK: a FIFO put in the file's place must not hang us. O_NOFOLLOW: nor a link.
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            descriptor = os.open(os.path.join(self.root, inside), flags)
+            try:
+                descriptor = self._open(path, _FILE)
+            except OSError:
+                inside = self._inside(path)  # perhaps a link to elsewhere in the tree
+                if not inside or inside == path:
+                    return b""
+                descriptor = self._open(inside, _FILE)
+            with os.fdopen(descriptor, "rb") as file:
+                return head(file) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
         except (OSError, ValueError):
             return b""
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return b""
-            with os.fdopen(os.dup(descriptor), "rb") as file:
-                return file.read(READ_LIMIT)
-        except OSError:
-            return b""
-        finally:
-            os.close(descriptor)
-
-
-Member = tuple[str, Kind, bytes, str]
-"""Path, kind, content and link target of one archive member."""
 
 
 class ArchiveRepo(Repo):
     """A repository in an archive, held in memory; one common top directory is stripped."""
 
-    def __init__(self, path: Path, members: Iterator[Member]) -> None:
+    def __init__(self, path: Path, members: Iterator[archive.Member]) -> None:
         super().__init__()
-        self.name = path.name.split(".")[0] or path.name
-        nodes: dict[str, Member] = {}
-        for name, kind, data, target in members:
-            try:
-                clean = contained(name)
-            except KeyError:
-                continue  # would leave the root
+        self.name = _ARCHIVE_SUFFIX.sub("", path.name) or path.name
+        self._nodes: dict[str, archive.Member] = {}
+        self._children: dict[str, set[str]] = {"": set()}
+        rooted = False
+        for member in members:
+            clean = contained(member.name)
+            rooted |= not clean
             if clean:
-                nodes[clean] = (clean, kind, data, target)
-        tops = {p.split("/")[0] for p in nodes}
-        if len(tops) == 1:
-            (top,) = tops
-            if any(p.startswith(top + "/") for p in nodes):
-                nodes = {p[len(top) + 1 :]: m for p, m in nodes.items() if p != top}
-        self._nodes = nodes
-        self._children: dict[str, dict[str, str]] = {"": {}}
-        for path_ in list(nodes):
-            child = path_
+                self._nodes[clean] = member
+        for child in self._nodes:
             while child:
                 parent, name = posixpath.split(child)
-                self._children.setdefault(parent, {})[name] = child
+                known = parent in self._children
+                self._children.setdefault(parent, set()).add(name)
+                if known:
+                    break
                 child = parent
+            if len(self._children) > FILE_LIMIT:
+                raise InputError(
+                    f"the archive holds more than {FILE_LIMIT:,} directories; "
+                    "unpack it and name the directory."
+                )
+        self._top = ""
+        tops = self._children[""]
+        if len(tops) == 1 and tops <= self._children.keys() and not rooted:
+            (top,) = tops
+            self._top = top + "/"
 
-    def _resolve(self, path: str) -> str | None:
-        for _ in range(16):
-            node = self._nodes.get(path)
-            if node is None or node[1] != "link":
-                return path if node is not None or path in self._children else None
-            try:
-                path = contained(posixpath.join(posixpath.dirname(path), node[3]))
-            except KeyError:
+    def _node(self, full: str) -> archive.Member | None:
+        """The member at ``full``; a directory that has entries but no member of its own gets one."""
+        if full in self._children:
+            return archive.Member(full, "dir")
+        return self._nodes.get(full)
+
+    def _inside(self, path: str) -> str | None:
+        """Full path of what ``path`` resolves to; None if outside or broken. As the kernel does it."""
+        todo = (self._top + path).split("/")[::-1]
+        done: list[str] = []
+        for _ in range(3 * DEPTH_LIMIT):  # links may loop
+            if not todo:
+                return "/".join(done) if "/".join([*done, ""]).startswith(self._top) else None
+            name = todo.pop()
+            if name == "..":
+                if not done:
+                    return None
+                done.pop()
+                continue
+            if name in ("", "."):
+                continue
+            full = "/".join([*done, name])
+            node = self._node(full)
+            if node is None or (node.kind not in ("dir", "link") and todo):
                 return None
+            if node.kind != "link":
+                done.append(name)
+            elif node.target.startswith("/") or len(node.target) > 4096:
+                return None
+            else:
+                todo += node.target.split("/")[::-1]
         return None
 
     def _list(self, directory: str) -> list[Entry]:
         found = []
-        for name, path in self._children.get(directory, {}).items():
-            node = self._nodes.get(path)
-            if path in self._children or (node and node[1] == "dir"):
-                found.append(Entry(name, path, "dir"))
-            elif node is not None and node[1] == "link":
-                found.append(Entry(name, path, "link", target=self._resolve(path)))
-            elif node is not None:
-                found.append(Entry(name, path, node[1], len(node[2])))
+        prefix = directory + "/" if directory else ""
+        for name in self._children.get((self._top + directory).rstrip("/"), ()):
+            path = prefix + name
+            node = self._node(self._top + path)
+            if node is None:
+                continue
+            target = None
+            if node.kind == "link" and (full := self._inside(path)) is not None:
+                target = full[len(self._top) :]
+            found.append(Entry(name, path, node.kind, node.size, target))
         return found
 
     def _read(self, path: str) -> bytes:
-        resolved = self._resolve(path)
-        node = self._nodes.get(resolved) if resolved else None
-        return node[2] if node and node[1] == "file" else b""
+        full = self._inside(path)
+        node = self._node(full) if full else None
+        return node.data if node and node.kind == "file" else b""
 
 
-def _budget(path: Path, total: int) -> None:
-    if total > ARCHIVE_LIMIT:
-        raise InputError(
-            f"{path} unpacks to more than {ARCHIVE_LIMIT >> 20} MiB; unpack it and name the directory."
-        )
+_ARCHIVE_SUFFIX = re.compile(r"(\.(zip|t[gbx]z2?|tar(\.\w+)?))$", re.IGNORECASE)
 
 
-def _zip_members(path: Path) -> Iterator[Member]:
-    total = 0
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            mode = info.external_attr >> 16
-            if info.is_dir():
-                yield info.filename, "dir", b"", ""
-                continue
-            with archive.open(info) as file:
-                data = file.read(READ_LIMIT)
-            total += len(data)
-            _budget(path, total)
-            if stat.S_ISLNK(mode):
-                yield info.filename, "link", b"", data.decode("utf-8", "surrogateescape")
-            else:
-                yield info.filename, "file", data, ""
-
-
-def _tar_members(path: Path) -> Iterator[Member]:
-    total = 0
-    with tarfile.open(path) as archive:
-        for info in archive:
-            if info.isdir():
-                yield info.name, "dir", b"", ""
-            elif info.issym():
-                yield info.name, "link", b"", info.linkname
-            elif info.isfile() or info.islnk():
-                try:
-                    file = archive.extractfile(info)
-                except KeyError:
-                    continue  # a hard link to a member that is not there
-                data = file.read(READ_LIMIT) if file else b""
-                total += len(data)
-                _budget(path, total)
-                yield info.name, "file", data, ""
-            else:
-                yield info.name, "other", b"", ""
+def _wanted(name: str) -> bool:
+    """Whether the archive member ``name`` lies in the root and is not hidden."""
+    try:
+        names = contained(name).split("/")
+    except KeyError:
+        return False
+    return len(names) <= DEPTH_LIMIT and HIDDEN.isdisjoint(names)
