@@ -116,13 +116,13 @@ class PointerHead(nn.Module):
 
 
 def block_sparse(
-    prompts: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], pad: int, dtype: torch.dtype
+    prompts: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], pad: int
 ) -> tuple[Tensor, Tensor, Tensor, list[list[int]]]:
     """Batch of (state tokens, tokens of each option) for one pass with block-sparse attention.
 
     The state attends to itself, each option to itself and to the state, both causally. Positions
     restart after the state for every option, so the order of the options cannot matter. Returns
-    input ids, positions (both batch x length), the additive mask (batch x 1 x length x length) and
+    input ids, positions (both batch x length), the mask (batch x 1 x length x length, true: attends) and
     for every prompt the index of the last token of its state and of each option.
     """
     length = max(len(state) + sum(map(len, options)) for state, options in prompts)
@@ -144,5 +144,4 @@ def block_sparse(
     query, key = blocks[:, :, None], blocks[:, None, :]
     # Padding attends to itself (same block), so that no row of the softmax is empty.
     allowed = ((query == key) | (key == 0)) & torch.ones(length, length, dtype=torch.bool).tril()
-    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-    return ids, positions, mask[:, None], ends
+    return ids, positions, allowed[:, None], ends

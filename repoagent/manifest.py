@@ -39,18 +39,29 @@ def damage(folder: Path) -> str | None:
     if not weights:
         return "no safetensors weights"
     for path in weights:
-        with path.open("rb") as file:
-            head = file.read(8)
-            size = int.from_bytes(head, "little")
-            # An unresolved Git LFS pointer or a cut download fails here, with or without a digest.
-            if len(head) < 8 or 8 + size > path.stat().st_size:
-                return f"{path.name} is not a whole safetensors file"
+        if not _whole(path):
+            return f"{path.name} is not a whole safetensors file"
     for name, digest in read_manifest(folder).get("sha256", {}).items():
         if not (folder / name).is_file():
             return f"{name} is missing"
         if _sha256(folder / name) != digest:
             return f"{name} differs from the digest in {MANIFEST}"
     return None
+
+
+def _whole(path: Path) -> bool:
+    """Whether the header of a safetensors file can be read and its tensors end where the file ends."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= size - 8:
+            return False  # also an unresolved Git LFS pointer
+        try:
+            header = json.loads(file.read(length))
+            ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False
+    return bool(8 + length + max(ends, default=0) == size)
 
 
 def _sha256(path: Path) -> str:

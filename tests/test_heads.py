@@ -48,7 +48,7 @@ def test_choice_logits_are_the_models_own(model):
 
 
 def hidden(causal, prompts):
-    ids, positions, mask, ends = block_sparse(prompts, 0, torch.float32)
+    ids, positions, mask, ends = block_sparse(prompts, 0)
     with torch.no_grad():
         states = causal.base_model(input_ids=ids, attention_mask=mask, position_ids=positions)
     return [[states.last_hidden_state[row, i] for i in last] for row, last in enumerate(ends)]
