@@ -136,6 +136,12 @@ class Repo(ABC):
         """
         directory = contained(directory)
         if directory not in self._entries:
+            if directory:  # the ignore files above count, whichever directory is asked for first
+                names = directory.split("/")
+                for depth in range(len(names)):
+                    above = "/".join(names[:depth])
+                    if above not in self._entries:
+                        self.entries(above)
             found = [e for e in self._list(directory) if e.name not in HIDDEN]
             if any(e.name == ".gitignore" and e.kind == "file" for e in found):
                 self._ignore[directory] = (*self._ignore_stack(directory), self._gitignore(directory))
