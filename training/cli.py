@@ -16,6 +16,7 @@ from training.corpus import CorpusRepo
 app = typer.Typer(
     help="Train the players: corpus, tasks, packing, supervised and reinforcement learning.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 corpus = typer.Typer(help="The repositories that training and evaluation use.", no_args_is_help=True)
