@@ -73,7 +73,7 @@ def test_tracked_size() -> None:
 
 def test_no_path_of_a_machine() -> None:
     """Home directories, and the place of this very checkout, belong to one machine."""
-    homes = rb"/(?:home|Users)/(?!(?:user|me|you|alice|bob)\b)[a-z][\w.-]*/|/root/"
+    homes = rb"(?<![\w.~*})-])/(?:(?:home|Users)/(?!(?:user|me|you|alice|bob)\b)[a-z][\w.-]*|root)/"
     temporary = Path(tempfile.gettempdir()).resolve()
     elsewhere = ROOT.parent.resolve() not in (temporary, Path("/"))  # these names are no machine's own
     here = re.escape(f"{ROOT.parent}/".encode()) if elsewhere else None
