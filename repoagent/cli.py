@@ -71,9 +71,11 @@ TreesOption = Annotated[
 KeptOption = Annotated[int, typer.Option("--top", metavar="K", min=1, help="Answers kept per question.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the agent and of the bootstrap.")]
 OutputOption = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
-        "--output", metavar="FILE", help="Also write the table, and how it was made, to FILE.md or FILE.json."
+        "--output",
+        metavar="FILE",
+        help="Also write the table, and how it was made, to FILE.md or FILE.json; may be repeated.",
     ),
 ]
 
@@ -256,16 +258,16 @@ def bench_autoexplore(
 
 
 def _prepare(
-    tasks: list[Path], trees: Path, output: Path | None
-) -> tuple[list[Question], dict[str, Path], Path | None]:
+    tasks: list[Path], trees: Path, output: list[Path] | None
+) -> tuple[list[Question], dict[str, Path], list[Path]]:
     """What can be wrong with the arguments is found before a model is loaded."""
     from benchmarks.autoexplore.evaluate import find_trees, read_tasks
     from benchmarks.table import check_output
 
-    if output is not None:
-        check_output(output)
+    for file in output or []:
+        check_output(file)
     questions = read_tasks(tasks)
-    return questions, find_trees(questions, trees), output
+    return questions, find_trees(questions, trees), output or []
 
 
 def _agent(policy: str, reflector: str, steps: int, top: int, seed: int) -> tuple[System, dict[str, Any]]:
@@ -283,7 +285,7 @@ def _measure(
     trees: dict[str, Path],
     settings: dict[str, Any],
     seed: int,
-    output: Path | None,
+    output: list[Path],
     as_json: bool,
 ) -> None:
     """Run every system, print the figures and write them to ``output``."""
@@ -303,8 +305,8 @@ def _measure(
     made = provenance(settings, seed)
     body, data = report(rows, settings["top"], seed), as_data(rows, settings["top"], seed)
     print(json.dumps({**data, "made": made}, indent=1) if as_json else body, end="\n" if as_json else "")
-    if output is not None:
-        write(output, "AutoExplore", made, body, data)
+    for file in output:
+        write(file, "AutoExplore", made, body, data)
 
 
 # -- models and doctor -------------------------------------------------------------------------
@@ -378,6 +380,10 @@ def _run() -> int:
         return _complain(str(error), error.exit_code)
     except typer.Abort:
         return INTERRUPTED
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # Typer has turned it into exit code 1
+            raise error.__context__ from None
+        raise
     except Exception as error:
         # Usage errors; Typer's own classes for them have moved between its versions.
         message = getattr(error, "format_message", None)
