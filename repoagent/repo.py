@@ -65,9 +65,8 @@ def is_binary(data: bytes) -> bool:
 
 
 def decode(data: bytes) -> str:
-    """Text of ``data``: UTF-16 by its mark, else UTF-8 with undecodable bytes replaced."""
-    encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
-    return data.decode(encoding, errors="replace").replace("\r\n", "\n")
+    """Text of what :func:`head` kept, undecodable bytes replaced."""
+    return data.decode(errors="replace").replace("\r\n", "\n")
 
 
 def head(file: IO[bytes]) -> bytes:
@@ -319,8 +318,11 @@ class DirectoryRepo(Repo):
                 if not inside or inside == path:
                     return b""
                 descriptor = self._open(inside, _FILE)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                return b""
             with os.fdopen(descriptor, "rb") as file:
-                return head(file) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+                return head(file)
         except (OSError, ValueError):
             return b""
 
