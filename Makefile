@@ -13,7 +13,6 @@ Q ?= Where are symbolic links that lead out of the repository handled?
 export Q REPO
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 # One thread per process: the tests run in $(JOBS) processes, and small models gain nothing from more.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
@@ -41,15 +40,19 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run quick and let a change of the dependencies install again.
+# pip is missing where making the environment was broken off, or where uv made it.
+define INSTALL
+@echo "Installing $(1) into $(VENV) (once; minutes where torch must be downloaded)" >&2
+@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+@$(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt --editable "$(2)"
+@touch $(3) $@
+endef
+
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing repoagent into $(VENV) (once; minutes where torch must be downloaded)" >&2
-	@$(PIP) --editable .
-	@touch $@
+	$(call INSTALL,repoagent,.)
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing repoagent and its test tools into $(VENV) (once; minutes where torch must be downloaded)" >&2
-	@$(PIP) --editable ".[dev]"
-	@touch $(VENV)/.installed $@
+	$(call INSTALL,repoagent and its test tools,.[dev],$(VENV)/.installed)
 
 define CHECK_PYTHON
 import sys
