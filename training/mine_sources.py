@@ -80,10 +80,9 @@ _MODIFIERS = (
     r"lateinit)\s+)"
 )
 _DEFINITIONS = {
-    "js": r"\s*(?:export\s+)?(?:default\s+)?(?:declare\s+)?(?:abstract\s+)?(?:async\s+)?(?:function\b|"
-    r"class\b|"
-    r"interface\b|type\s+\w|enum\b|const\b|let\b|var\b|namespace\b)|\s+(?:(?:static|async|get|set|public|"
-    r"private|"
+    "js": r"(?:export\s+)?(?:default\s+)?(?:declare\s+)?(?:const|let|var)\b|\s*(?:export\s+)?(?:default\s+)?"
+    r"(?:declare\s+)?(?:abstract\s+)?(?:async\s+)?(?:function\b|class\b|interface\b|type\s+\w|enum\b|namespace\b)|"
+    r"\s+(?!(?:if|for|while|switch|catch|return|await)\b)(?:(?:static|async|get|set|public|private|"
     r"protected|readonly)\s+)*\*?[#\w$]+\s*\([^;]*\)?[^;]*\{\s*$|"
     r"\s*[\w$.]+\s*=\s*(?:async\s+)?(?:function|\()|"
     r"\s*[\w$]+\s*:\s*(?:async\s+)?(?:function|\()|\s+(?:readonly\s+)?[\w$]+\??:\s*[\w{(\[|]",
@@ -375,8 +374,8 @@ def _configuration(path: str, lines: Sequence[str]) -> Iterator[Candidate]:
         if at < len(lines) and _KEY.match(lines[at]):
             # Of several paragraphs the last one is about the key.
             blank = max((i for i, (_, t) in enumerate(block) if not t), default=-1)
-            found = _summary(
-                path, lines, block[blank + 1 :], "mined-config", (at + 1, _block_end(lines, at) + 1)
-            )
-            if found and not re.match(r"\W*[\w.-]+\s*[:=]", found.text):
+            block = block[blank + 1 :]
+            if any(re.match(r"[\w.-]+\s*[:=]", t) for _, t in block):
+                continue  # a key that is commented out
+            if found := _summary(path, lines, block, "mined-config", (at + 1, _block_end(lines, at) + 1)):
                 yield found

@@ -46,6 +46,7 @@ VERBS = frozenset(
 
 _ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|vs|cf|approx|resp|incl|max|min|no|eg|ie)\.$", re.I)
 _BOILERPLATE = re.compile(
+    r"\bthis (?:class|instance|object|function|method|type|struct|enum|interface|error|option|value)\b|"
     r"copyright|licen[sc]e|all rights reserved|spdx|todo|fixme|xxx\b|\bhack\b|generated|do not edit|"
     r"do not modify|eslint|prettier|pylint|noqa|nolint|type: ignore|istanbul|pragma|clang-format|"
     r"shellcheck|"
@@ -194,6 +195,8 @@ def ask_doc(text: str, rng: random.Random, callable_: bool = True) -> str:
             f"where does it {verb} {rest}?",
             f"how does it {verb} {rest}?",
             f"What {third(verb)} {rest}?",
+            f"in which file do we {verb} {rest}?",
+            f"which file {third(verb)} {rest}?",
             f"I need the code that {third(verb)} {rest}",
             keywords(f"{verb} {rest}"),
         ]
@@ -205,7 +208,8 @@ def ask_doc(text: str, rng: random.Random, callable_: bool = True) -> str:
             f"where is the {bare} defined?",
             f"Where do I find the {bare}?",
             f"which file has the {bare}?",
-            f"what is used as {low}?",
+            f"Where is the {bare} declared?",
+            f"which part of the code is about the {bare}?",
             keywords(bare),
         ]
     elif re.match(r"(?:is|are|was|can|should|must|does|has|will)\s", low, re.I):
@@ -220,7 +224,7 @@ def ask_doc(text: str, rng: random.Random, callable_: bool = True) -> str:
         if not low.startswith("whether"):
             templates = [low, f"the code for {low}", keywords(low)]
     else:
-        templates = [low, text, f"where is this: {low}", f"the part about {low}", keywords(low)]
+        templates = [low, low, f"what is the code for this: {low}?", f"the part about {low}", keywords(low)]
     return _tidy(rng.choice(templates), text)
 
 
@@ -266,7 +270,7 @@ def ask_commit(text: str, rng: random.Random) -> str:
     """A question whose answer is where the change described by ``text`` was made."""
     low = uncapital(text)
     phrase = _verb_phrase(text)
-    templates = [low, low]
+    templates = [low, f"which code is responsible: {low}?"]
     if phrase:
         verb, rest = phrase
         if verb == "fix":
@@ -275,7 +279,7 @@ def ask_commit(text: str, rng: random.Random) -> str:
                 "",
                 rest,
             )
-            templates = [low, rest, rest, f"where is this dealt with: {rest}", keywords(rest)]
+            templates = [low, rest, rest, f"where is this dealt with: {rest}?", keywords(rest)]
         elif verb in ("add", "implement", "introduce", "support", "provide", "expose"):
             rest = re.sub(r"^(?:an?|the|new|missing)\s+", "", rest)
             of = f"support for {rest}" if verb == "support" else rest
