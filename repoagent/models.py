@@ -1,0 +1,146 @@
+"""Find, check and load players by name. Imports nothing heavy until a player is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from repoagent.errors import ModelError
+from repoagent.manifest import damage, read_manifest
+from repoagent.players import NoReflector, Policy, RandomPolicy, Reflector
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CHAT = "openai:"
+ENCODER_HEAD = "late-interaction"
+WRITER_FORMAT = "writer-"
+Role = Literal["policy", "reflector"]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A model that comes along. ``size`` in bytes; ``problem`` is None if it is intact."""
+
+    name: str
+    role: Role
+    kind: str
+    location: Path
+    size: int
+    problem: str | None
+
+
+def load_policy(
+    spec: str = "bundled",
+    device: str | None = None,
+    *,
+    load_in_8bit: bool = False,
+    load_in_4bit: bool = False,
+) -> Policy:
+    """The policy that ``spec`` names: "bundled", "random", a folder, a hub id, or
+    "openai:BASE_URL#MODEL". Raises :class:`ModelError` where it is missing, broken or of another kind.
+    """
+    options: dict[str, Any] = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
+    folder = _bundled("policy") if spec == "bundled" else Path(spec).expanduser()
+    light = spec in ("bundled", "random") or spec.startswith(CHAT) or _entry(folder, "head") == ENCODER_HEAD
+    if light:
+        _refuse_quantization(spec, options)
+    if spec == "random":
+        return RandomPolicy()
+    if spec.startswith(CHAT):
+        from repoagent.chat import ChatPolicy
+
+        return ChatPolicy(spec)
+    if light:
+        from repoagent.encoder import EncoderPolicy
+
+        return EncoderPolicy.from_folder(folder)
+    from repoagent.transformer import TransformerPolicy
+
+    return TransformerPolicy.from_folder(spec, device, **options)
+
+
+def load_reflector(
+    spec: str = "bundled",
+    device: str | None = None,
+    *,
+    load_in_8bit: bool = False,
+    load_in_4bit: bool = False,
+) -> Reflector:
+    """The reflector that ``spec`` names: "bundled", "none", a folder, a hub id, or
+    "openai:BASE_URL#MODEL". Raises :class:`ModelError` where it is missing, broken or of another kind.
+    """
+    options: dict[str, Any] = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
+    folder = _bundled("reflector") if spec == "bundled" else Path(spec).expanduser()
+    written = str(_entry(folder, "format")).startswith(WRITER_FORMAT)
+    light = spec in ("bundled", "none") or spec.startswith(CHAT) or written
+    if light:
+        _refuse_quantization(spec, options)
+    if spec == "none":
+        return NoReflector()
+    if spec.startswith(CHAT):
+        from repoagent.chat import ChatReflector
+
+        return ChatReflector(spec)
+    if light:
+        from repoagent.writer import WriterReflector
+
+        return WriterReflector.from_folder(folder)
+    if _entry(folder, "head"):
+        raise ModelError(f"{spec} is a policy (it has a head), not a reflector: name it with --policy")
+    from repoagent.transformer import TransformerReflector
+
+    return TransformerReflector.from_folder(spec, device, **options)
+
+
+def available() -> list[KnownModel]:
+    """The models that come along, checked: the two bundled checkpoints and the encoder under the policy."""
+    return [
+        _known("bundled policy", "policy", "LoRA adapter and late-interaction head", CHECKPOINTS / "policy"),
+        _known("bundled reflector", "reflector", "small causal language model", CHECKPOINTS / "reflector"),
+        _encoder(),
+    ]
+
+
+def _bundled(role: Role) -> Path:
+    folder = CHECKPOINTS / role
+    problem = _problem(folder)
+    if problem:
+        raise ModelError(
+            f"the bundled {role} in {folder} cannot be used ({problem}): install repoagent again "
+            f"or name another with --{role}"
+        )
+    return folder
+
+
+def _problem(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return "it is missing"
+    try:
+        return damage(folder)
+    except (ModelError, OSError) as error:
+        return str(error)
+
+
+def _known(name: str, role: Role, kind: str, folder: Path) -> KnownModel:
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else 0
+    return KnownModel(name, role, kind, folder, size, _problem(folder))
+
+
+def _encoder() -> KnownModel:
+    kind = "sentence encoder (all-MiniLM-L6-v2)"
+    try:
+        from repoagent.encoder import minilm_folder
+
+        return _known("bundled encoder", "policy", kind, minilm_folder())
+    except ModelError as error:
+        return KnownModel("bundled encoder", "policy", kind, Path(), 0, str(error))
+
+
+def _entry(folder: Path, name: str) -> Any:
+    """What the manifest of ``folder`` says; None for a hub id or a folder of somebody else's."""
+    return read_manifest(folder).get(name) if folder.is_dir() else None
+
+
+def _refuse_quantization(spec: str, options: dict[str, bool]) -> None:
+    if any(options.values()):
+        raise ModelError(f"8-bit and 4-bit loading do not apply to '{spec}': load it without")
