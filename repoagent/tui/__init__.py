@@ -11,6 +11,8 @@ def run(repo_path: str, policy: str = "bundled", reflector: str = "bundled", ste
     Raises ``InputError`` where there is no repository; a model that does not load is shown in
     the status line instead, and makes the exit code 3 if none ever does.
     """
+    import gc
+
     from repoagent.explore import ExploreConfig
     from repoagent.repo import Repo
     from repoagent.tui.app import ExploreApp
@@ -21,7 +23,9 @@ def run(repo_path: str, policy: str = "bundled", reflector: str = "bundled", ste
             preload_torch()
         from repoagent.models import load_policy, load_reflector
 
-        return load_policy(policy), load_reflector(reflector)
+        pair = load_policy(policy), load_reflector(reflector)
+        gc.freeze()  # else each full collection goes through all that the imports brought
+        return pair
 
     app = ExploreApp(Repo.open(repo_path), players, ExploreConfig(horizon=steps))
     app.run()

@@ -40,6 +40,10 @@ class QuestionBox(Input):
         self._asked: list[str] = []
         self._recalled = 0
 
+    def validate_value(self, value: str) -> str:
+        """Nothing pasted may reach the terminal as a control sequence."""
+        return "".join(c if c.isprintable() else " " for c in value)
+
     def remember(self, question: str) -> None:
         """``question`` has been asked."""
         if question in self._asked:
@@ -100,6 +104,9 @@ class ExploreApp(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
+        # Kept, because a message from the walker may come when the screen is already gone.
+        self.body = self.query_one("#body")
+        self.line = self.query_one("#status", Static)
         self.tree_ = self.query_one(RepoTree)
         self.steps = self.query_one(StepLog)
         self.preview = self.query_one(Preview)
@@ -134,9 +141,8 @@ class ExploreApp(App[None]):
             self._show_status(f"{self._doing} … {self._clock() - self._began:.0f} s", "busy")
 
     def _show_status(self, text: str, kind: str) -> None:
-        line = self.query_one("#status", Static)
-        line.update(Content(display(text)))
-        line.set_classes(kind)
+        self.line.update(Content(display(text)), layout=False)
+        self.line.set_classes(kind)
 
     # -- asking ----------------------------------------------------------------------------
 
@@ -151,7 +157,7 @@ class ExploreApp(App[None]):
         self.choices.display = False
         self.choices.clear_options()
         self.preview.clear()
-        self.screen.remove_class("-file")
+        self.body.remove_class("-file")
         self.tree_.start_walk()
         await self.steps.start(question)
         self.status("")
@@ -252,7 +258,7 @@ class ExploreApp(App[None]):
             self._show_file(place.path, span)
 
     def _show_file(self, path: str, span: tuple[int, int]) -> None:
-        self.screen.add_class("-file")
+        self.body.add_class("-file")
         self.preview.show(path, span)
 
     def action_pick(self, index: int) -> None:
@@ -269,7 +275,7 @@ class ExploreApp(App[None]):
         self.box.focus()
 
     def action_toggle_trail(self) -> None:
-        self.screen.toggle_class("-file")
+        self.body.toggle_class("-file")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that do nothing now are left out of the footer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
+from functools import partial
 from typing import ClassVar
 
 from pygments.lexers import find_lexer_class_for_filename  # type: ignore[import-untyped]
@@ -41,7 +42,7 @@ class Preview(ScrollView, can_focus=True):
 
     def show(self, path: str, span: tuple[int, int] = (0, 0)) -> None:
         """Show the file at ``path`` with the lines ``span`` (1-based, inclusive) marked."""
-        self.run_worker(self._show(path, span), exclusive=True, exit_on_error=False)
+        self.run_worker(partial(self._show, path, span), exclusive=True, exit_on_error=False)
 
     def clear(self) -> None:
         """Show nothing."""
@@ -116,5 +117,5 @@ def coloured_rows(path: str, rows: list[str]) -> list[Content] | None:
     lexer = find_lexer_class_for_filename(name, "\n".join(rows[:50]))
     if lexer is None or not lexer.aliases:
         return None
-    lines = highlight("\n".join(rows), language=lexer.aliases[0]).split("\n", allow_blank=True)
-    return list(lines) if len(lines) >= len(rows) else None
+    lines = list(highlight("\n".join(rows), language=lexer.aliases[0]).split("\n", allow_blank=True))
+    return lines + [Content("")] * (len(rows) - len(lines))  # empty lines at the end were dropped

@@ -24,7 +24,7 @@ A small model walks the tree: at each step it writes what it makes of the place 
 the numbered options, opening files until it names one and its lines.
 
 Everything is read here, nothing is written, and with local models nothing leaves the machine."""
-FLUSH = 0.05
+FLUSH = 0.1
 """Seconds between redraws of a reflection that streams in."""
 
 
@@ -112,16 +112,34 @@ class StepLog(VerticalScroll):
     """The steps of the current question, the newest kept in view."""
 
     current: StepView | None = None
+    _following = True
 
     def compose(self) -> ComposeResult:
         yield Static(Content(INTRODUCTION), classes="introduction")
 
+    # Not Widget.anchor(): that pushes content shorter than the pane to its bottom and leaves the
+    # scroll bar behind.
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        self._following = self.is_vertical_scroll_end
+
+    def watch_virtual_size(self) -> None:
+        self._follow()
+
+    def on_resize(self) -> None:
+        self._follow()
+
+    def _follow(self) -> None:
+        if self._following:
+            self.scroll_end(animate=False)
+
     async def start(self, question: str) -> None:
         """Begin anew with ``question``."""
         self.current = None
+        self._following = True
         await self.remove_children()
         await self.mount(Static(Content(f"“{printable(question)}”"), classes="question"))
-        self.anchor()
 
     async def add_step(self, number: int, observation: Observation) -> None:
         """Step ``number`` has begun."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from rich.style import Style
@@ -92,8 +93,7 @@ class RepoTree(Tree[Place]):
         self.refresh()
 
     def _follow(self, path: str, expand: bool = False) -> None:
-        self._redraw()
-        self.run_worker(self._reach(path, expand, self._walk), exit_on_error=False)
+        self.run_worker(partial(self._reach, path, expand, self._walk), exit_on_error=False)
 
     async def _reach(self, path: str, expand: bool, walk: int) -> None:
         async with self._reading:
@@ -107,9 +107,9 @@ class RepoTree(Tree[Place]):
                 node.expand()
                 found = self._places.get(child) or self._pull(parent, child)
                 if found is None:
-                    return  # ignored or gone: nothing to show
+                    break  # ignored or gone: as near as one gets
                 node = found
-            if expand:
+            if expand and node is self._places.get(path):
                 await self._read_directory(path)
                 node.expand()
         self._redraw()
@@ -125,7 +125,7 @@ class RepoTree(Tree[Place]):
     async def on_tree_node_expanded(self, event: Tree.NodeExpanded[Place]) -> None:
         place = event.node.data
         if place is not None and place.path not in self._read:
-            self.run_worker(self._read_expanded(place.path), exit_on_error=False)
+            self.run_worker(partial(self._read_expanded, place.path), exit_on_error=False)
 
     def on_tree_node_selected(self, event: Tree.NodeSelected[Place]) -> None:
         place = event.node.data

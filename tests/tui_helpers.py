@@ -1,0 +1,145 @@
+"""A small repository, players whose every move is known, and what the tests of the TUI wait for."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from repoagent.environment import Observation
+from repoagent.explore import ExploreConfig
+from repoagent.players import Policy, Reflector
+from repoagent.repo import Repo
+from repoagent.tui.app import ExploreApp
+
+QUESTION = "Where is the default timeout configured?"
+FILES = {
+    "README.md": "# Shop\n\nA shop with *few* goods.\n",
+    "docs/guide.md": "# Guide\n\nSet the timeout as you like; the default timeout is fine.\n",
+    "src/shop/__init__.py": "",
+    "src/shop/client.py": "from .config import DEFAULT_TIMEOUT\n\ndef get(u):\n    return DEFAULT_TIMEOUT\n",
+    "src/shop/config.py": '"""Settings."""\n\nimport os\n\nNAME = "shop"\n\n\n'
+    "def load():\n    return dict(os.environ)\n\n\n"
+    "# The default timeout, in seconds.\nDEFAULT_TIMEOUT = 30.0\nRETRIES = 3\n\n\ndef debug():\n"
+    '    return "DEBUG" in os.environ\n',
+    "tests/test_client.py": "from shop.client import get\n\n\ndef test_get():\n    assert get('x')\n",
+    "tests/[red]odd[b]\tname.txt": "[bold]not bold[/bold] \x1b[31mnot red\x07\n",
+}
+ROAD = (
+    "identify src/shop/config.py", "lines", "go src/", "go shop/", "open src/shop/config.py",
+)  # fmt: skip
+
+
+def make_repo(parent: Path) -> Path:
+    """The repository "shop"."""
+    root = parent / "shop"
+    for name, text in FILES.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+class Guide:
+    """Prefers the option that begins with the first possible entry of ``road``."""
+
+    name = "guide"
+
+    def __init__(self, road: Sequence[str] = ROAD, work: Callable[[], object] = lambda: None) -> None:
+        self.road, self.work = road, work
+
+    def distribution(
+        self, observations: Sequence[Observation], reflections: Sequence[str]
+    ) -> list[list[float]]:
+        self.work()
+        found = []
+        for observation in observations:
+            texts = [option.text for option in observation.options]
+            best = next((i for r in self.road for i, t in enumerate(texts) if t.startswith(r)), 0)
+            weights = [1 / (2 + i) for i in range(len(texts))]
+            weights[best] = 2 * sum(weights)
+            total = sum(weights)
+            found.append([math.log(w / total) for w in weights])
+        return found
+
+
+class Talker:
+    """Says where it is, word by word, in what would be markup."""
+
+    name = "talker"
+
+    def __init__(self, pause: float = 0.0) -> None:
+        self.pause = pause
+
+    def reflect(self, observations: Sequence[Observation]) -> list[str]:
+        return ["".join(self.stream(o)) for o in observations]
+
+    def stream(self, observation: Observation) -> Iterator[str]:
+        text = f"[b]Now[/b] at {observation.location or 'the top'}, {len(observation.options)} options."
+        for word in text.split(" "):
+            time.sleep(self.pause)
+            yield word + " "
+
+
+def make_app(
+    root: Path, policy: Policy | None = None, reflector: Reflector | None = None, steps: int = 8
+) -> ExploreApp:
+    """The interface with players that are there at once and a clock that stands still."""
+    pair = (policy or Guide(), reflector or Talker())
+    return ExploreApp(Repo.open(root), lambda: pair, ExploreConfig(horizon=steps), clock=lambda: 0.0)
+
+
+async def wait_until(pilot: Pilot[None], condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Let the interface run until ``condition`` holds and all is drawn."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        await pilot.pause(0.01)
+    await pilot.pause(0.05)
+
+
+async def ask(pilot: Pilot[None], question: str = QUESTION) -> None:
+    """Type ``question`` and press Enter."""
+    app = pilot.app
+    assert isinstance(app, ExploreApp)
+    app.box.focus()
+    app.box.value = question
+    await pilot.press("enter")
+
+
+async def answered(pilot: Pilot[None]) -> None:
+    """Wait for the answer and for what it brings into view."""
+    app = pilot.app
+    assert isinstance(app, ExploreApp)
+    await wait_until(pilot, lambda: app.answers and app.preview.path == app.answers[0].path)
+    await pilot.app.workers.wait_for_complete()
+    await pilot.pause(0.1)
+
+
+def status(app: ExploreApp) -> str:
+    """The status line."""
+    return str(app.query_one("#status").render())
+
+
+def screen_text(app: ExploreApp) -> str:
+    """What is on the screen, as text."""
+    lines = app.screen._compositor.render_strips()
+    return "\n".join(line.text for line in lines)
+
+
+class Gate:
+    """Work that stops at its ``at``-th call until it is told to go on."""
+
+    def __init__(self, at: int = 1) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+        self._left = at
+
+    def __call__(self) -> None:
+        self._left -= 1
+        if self._left <= 0:
+            self.reached.set()
+            assert self.open.wait(30)
