@@ -75,6 +75,7 @@ class CausalLM:
     tokenizer: PreTrainedTokenizerBase
     window: int
     folder: Path
+    source: str
     base: str
     prefix: list[int]
 
@@ -95,7 +96,9 @@ class CausalLM:
 
         folder, device = locate(source), pick_device(device)
         adapter = (folder / "adapter_config.json").is_file()
-        base_folder = _base_of(folder) if adapter else folder
+        # What a saved checkpoint names as its base: the hub id where there is one, not its cache folder.
+        name = str(folder.resolve()) if Path(source).expanduser().is_dir() else str(source)
+        base, base_folder = _base_of(folder) if adapter else (name, folder)
         options = _quantization(device, load_in_8bit, load_in_4bit)
         options["dtype"] = getattr(torch, dtype) if dtype else _default_dtype(device)
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -109,6 +112,7 @@ class CausalLM:
                 **options,
             )
             model, report = loaded
+            model.name_or_path = base  # peft records it
             has_tokenizer = (folder / "tokenizer_config.json").is_file()
             tokenizer = AutoTokenizer.from_pretrained(
                 folder if has_tokenizer else base_folder, trust_remote_code=False
@@ -129,7 +133,7 @@ class CausalLM:
                 "(needed: config, tokenizer and safetensors weights, no code of its own)"
             ) from error
         model.eval()
-        return CausalLM(model, tokenizer, window, folder, str(base_folder), _prefix(tokenizer))
+        return CausalLM(model, tokenizer, window, folder, name, base, _prefix(tokenizer))
 
     def add_lora(self, rank: int, dropout: float = 0.0) -> None:
         """Freeze the model and put a new LoRA adapter on all its linear layers."""
@@ -170,6 +174,12 @@ class CausalLM:
     @property
     def width(self) -> int:
         return int(self._plain.config.get_text_config().hidden_size)
+
+    @property
+    def name(self) -> str:
+        """The folder's name, or the hub id."""
+        path = Path(self.source)
+        return path.name if path.is_absolute() else self.source
 
     @property
     def device(self) -> torch.device:
@@ -260,7 +270,8 @@ def one_line(error: BaseException) -> str:
     return lines[0].strip()[:300].rstrip(".:") if lines else type(error).__name__
 
 
-def _base_of(adapter: Path) -> Path:
+def _base_of(adapter: Path) -> tuple[str, Path]:
+    """Name and folder of the model that ``adapter`` was trained on."""
     from peft import PeftConfig
 
     if not (adapter / "adapter_model.safetensors").is_file():
@@ -271,9 +282,9 @@ def _base_of(adapter: Path) -> Path:
         raise ModelError(f"{adapter}/adapter_config.json cannot be read: {one_line(error)}") from error
     if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
         raise ModelError(f"{adapter} is a {config.peft_type} adapter: only LoRA adapters are supported")
-    base = config.base_model_name_or_path
+    base = config.base_model_name_or_path or ""
     try:
-        return locate(base or "")
+        return base, locate(base)
     except ModelError as error:
         raise ModelError(f"the base model '{base}' of the adapter {adapter} is missing: {error}") from error
 

@@ -30,7 +30,7 @@ class TransformerPolicy:
     def __init__(self, lm: CausalLM, head: ChoiceTokenHead | PointerHead, name: str = "") -> None:
         self.lm = lm
         self.head = head.to(lm.device)
-        self.name = name or lm.folder.name
+        self.name = name or lm.name
 
     @staticmethod
     def from_folder(
@@ -173,7 +173,7 @@ class TransformerReflector:
         seed: int = 0,
     ) -> None:
         self.lm = lm
-        self.name = name or lm.folder.name
+        self.name = name or lm.name
         self.max_new_tokens = min(max_new_tokens, lm.window // 2)
         self.one_line = one_line
         self.temperature = temperature

@@ -293,3 +293,25 @@ def test_no_such_folder_device_or_gpu(models, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match="'cuda' is not available"):
             TransformerPolicy.from_folder(models["gpt2"], "cuda", load_in_4bit=True)
+
+
+def test_a_hub_id_is_read_from_the_cache_and_otherwise_explained(models, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    commit = "0" * 40
+    snapshot = tmp_path / "models--owner--tiny" / "snapshots" / commit
+    shutil.copytree(models["gpt2"], snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(commit)
+    policy = new("owner/tiny", "pointer", lora_rank=2)
+    assert policy.lm.folder == snapshot and policy.name == "owner/tiny"
+    before = policy.distribution([view(3)], [""])
+    policy.save(tmp_path / "adapter")  # names the hub id, not the cache folder of this machine
+    assert str(tmp_path) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
+    assert read_manifest(tmp_path / "adapter")["base_model"] == "owner/tiny"
+    assert TransformerPolicy.from_folder(tmp_path / "adapter", "cpu").distribution([view(3)], [""]) == before
+    with pytest.raises(ModelError, match="cannot get owner/other from the hub") as error:
+        TransformerPolicy.from_folder("owner/other", "cpu")
+    assert "\n" not in str(error.value)
