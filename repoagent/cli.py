@@ -19,7 +19,7 @@ try:
     import typer
 
     from repoagent import __version__
-    from repoagent.errors import InputError, RepoagentError
+    from repoagent.errors import InputError, ModelError, RepoagentError
 except KeyboardInterrupt:  # these imports take long enough to be interrupted
     sys.exit(130)
 
@@ -98,7 +98,12 @@ def _options(
 def _load(policy: str, reflector: str) -> tuple[Policy, Reflector]:
     from repoagent.models import load_policy, load_reflector
 
-    return load_policy(policy), load_reflector(reflector)
+    try:
+        return load_policy(policy), load_reflector(reflector)
+    except ImportError as error:
+        raise ModelError(
+            f"the model cannot be loaded ({error}); `repoagent doctor` says what is missing."
+        ) from error
 
 
 # -- ask ---------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, TextIO
 
 from repoagent import __version__
 from repoagent.errors import ModelError
+from repoagent.repo import display
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,6 @@ def installed() -> Iterator[Finding]:
 
 def _requirements() -> Iterator[tuple[str, str]]:
     """(package, extra that wants it) of this installation; extra "dev" left out."""
-    import re
-
     try:
         wanted = requires("repoagent") or []
     except PackageNotFoundError:  # run from a checkout that is not installed
@@ -115,18 +115,32 @@ def _loads(what: str, load: Callable[[str], Any]) -> Finding:
     return Finding(what, f"{player.name}, intact, loaded in {time.perf_counter() - started:.1f} s")
 
 
+FORMS = {
+    "bundled": "the checkpoint that comes along (default)",
+    "FOLDER": "a checkpoint folder, such as training writes",
+    "OWNER/NAME": "a causal language model of the Hugging Face hub",
+    "openai:BASE_URL#MODEL": "a chat model behind an OpenAI-compatible server",
+}
+"""What --policy and --reflector accept alike."""
+
+
 def list_models(out: TextIO) -> int:
-    """Write what ``--policy`` and ``--reflector`` accept; 3 if a bundled model is missing or broken."""
-    findings = list(bundled())
-    for option, own, finding in zip(("--policy", "--reflector"), ("random", "none"), findings, strict=True):
-        meaning = {"random": "every option equally likely", "none": "no reflections (--no-reflect)"}[own]
+    """Write the models at hand and what the options accept; 3 if a bundled model is not whole."""
+    from repoagent.models import available
+
+    known = available()
+    out.write("Models that come along\n")
+    for model in known:
+        state = f"{model.size / 2**20:.1f} MiB in {display(str(model.location))}"
+        finding = Finding(model.name, state if not model.problem else model.problem, not model.problem)
+        out.write(f"  {finding}\n      {model.kind}\n")
+    for option, own in (
+        ("--policy", {"random": "every option is as likely as every other"}),
+        ("--reflector", {"none": "no reflections, as with --no-reflect"}),
+    ):
         out.write(f"{option}\n")
-        out.write(f"  bundled                {finding.state}" + ("" if finding.ok else "  (!!)") + "\n")
-        out.write(f"  {own:<22} {meaning}\n")
-        out.write("  FOLDER                 a checkpoint folder, such as `repoagent train` writes\n")
-        out.write("  OWNER/NAME             a causal language model of the Hugging Face hub\n")
-        out.write("  openai:BASE_URL#MODEL  a chat model behind an OpenAI-compatible server\n")
-    return 0 if all(finding.ok for finding in findings) else 3
+        out.writelines(f"  {name:<22} {meaning}\n" for name, meaning in (FORMS | own).items())
+    return 3 if any(model.problem for model in known) else 0
 
 
 def _line(error: BaseException) -> str:
