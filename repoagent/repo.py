@@ -56,7 +56,9 @@ class Entry:
 
 def display(path: str) -> str:
     """``path`` on one printable line: control characters and lone surrogates are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in path)
+    if path.isprintable():
+        return path
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path)
 
 
 def is_binary(data: bytes) -> bool:

@@ -4,15 +4,14 @@ import os
 import shutil
 import subprocess
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from repoagent.errors import InputError
 from repoagent.repo import DEPTH_LIMIT, READ_LIMIT, DirectoryRepo, Repo, contained, display, is_binary
-from tests.trees import device, unix_socket
+from tests.trees import device, unix_socket, unprivileged
 
 CANARY = "canary outside the root"
 
@@ -99,27 +98,6 @@ def test_an_unreadable_directory_is_empty_and_an_unreadable_file_too() -> None:
     finally:
         (root / "closed").chmod(0o700)
         shutil.rmtree(root)
-
-
-def unprivileged(check: Callable[[], None]) -> None:
-    """Run ``check``, as nobody in a child process if this one is root."""
-    if os.geteuid():
-        return check()
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-            check()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    assert os.waitpid(child, 0)[1] == 0
-    return None
 
 
 def test_what_is_no_regular_file_is_listed_as_other_and_reads_as_empty(root: Path) -> None:
