@@ -141,8 +141,8 @@ class ExploreApp(App[None]):
             self._show_status(f"{self._doing} … {self._clock() - self._began:.0f} s", "busy")
 
     def _show_status(self, text: str, kind: str) -> None:
-        self.line.update(Content(display(text)), layout=False)
         self.line.set_classes(kind)
+        self.line.update(Content(display(text)), layout=kind == "error")  # only an error may wrap
 
     # -- asking ----------------------------------------------------------------------------
 

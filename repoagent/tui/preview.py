@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from functools import partial
 from typing import ClassVar
 
 from pygments.lexers import find_lexer_class_for_filename  # type: ignore[import-untyped]
+from textual import work
 from textual.content import Content
 from textual.geometry import Size
 from textual.highlight import highlight
@@ -42,13 +42,14 @@ class Preview(ScrollView, can_focus=True):
 
     def show(self, path: str, span: tuple[int, int] = (0, 0)) -> None:
         """Show the file at ``path`` with the lines ``span`` (1-based, inclusive) marked."""
-        self.run_worker(partial(self._show, path, span), exclusive=True, exit_on_error=False)
+        self._show(path, span)
 
     def clear(self) -> None:
         """Show nothing."""
         self.workers.cancel_node(self)
         self._set("", (0, 0), [])
 
+    @work(exclusive=True)
     async def _show(self, path: str, span: tuple[int, int]) -> None:
         if path == self.path and self._lines:
             self._set(path, span, self._lines)
@@ -117,5 +118,8 @@ def coloured_rows(path: str, rows: list[str]) -> list[Content] | None:
     lexer = find_lexer_class_for_filename(name, "\n".join(rows[:50]))
     if lexer is None or not lexer.aliases:
         return None
-    lines = list(highlight("\n".join(rows), language=lexer.aliases[0]).split("\n", allow_blank=True))
+    try:
+        lines = list(highlight("\n".join(rows), language=lexer.aliases[0]).split("\n", allow_blank=True))
+    except Exception:  # one of 500 lexers trips over one file: it is shown plain
+        return None
     return lines + [Content("")] * (len(rows) - len(lines))  # empty lines at the end were dropped

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 from rich.style import Style
 from rich.text import Text
+from textual import work
 from textual.widgets import Tree
 from textual.widgets.tree import TreeNode
 
@@ -93,8 +93,9 @@ class RepoTree(Tree[Place]):
         self.refresh()
 
     def _follow(self, path: str, expand: bool = False) -> None:
-        self.run_worker(partial(self._reach, path, expand, self._walk), exit_on_error=False)
+        self._reach(path, expand, self._walk)
 
+    @work
     async def _reach(self, path: str, expand: bool, walk: int) -> None:
         async with self._reading:
             if walk != self._walk:
@@ -125,7 +126,7 @@ class RepoTree(Tree[Place]):
     async def on_tree_node_expanded(self, event: Tree.NodeExpanded[Place]) -> None:
         place = event.node.data
         if place is not None and place.path not in self._read:
-            self.run_worker(partial(self._read_expanded, place.path), exit_on_error=False)
+            self._read_expanded(place.path)
 
     def on_tree_node_selected(self, event: Tree.NodeSelected[Place]) -> None:
         place = event.node.data
@@ -135,6 +136,7 @@ class RepoTree(Tree[Place]):
             event.node.remove()
             self._add(self._places[place.path], place.rest)
 
+    @work
     async def _read_expanded(self, path: str) -> None:
         async with self._reading:
             await self._read_directory(path)
