@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 REPO ?= .
-Q ?= Where are symbolic links that lead out of the repository handled?
+Q ?= How is a prompt cut when it exceeds the token budget?
 export Q REPO
 
 BIN := $(VENV)/bin
