@@ -136,6 +136,8 @@ def test_comments_above_definitions(
         ("a.min.js", "// Debounces all the calls.\nfunction debounce() {}\n"),
         ("a.yml", "# wait: 3\nretry: 1\n"),  # a key that is commented out
         ("CHANGELOG.md", "# Changes\n## Faster start of the server\n\na\nb\nc\nd\n"),
+        ("docs/de-DE/a.md", "# Server\n## Faster start of the server\n\na\nb\nc\nd\n"),
+        ("README.tr.md", "# Server\n## Faster start of the server\n\na\nb\nc\nd\n"),
         ("a.bin", "// Starts a pool of workers.\nfunc NewPool() {}\n"),
     ],
 )
@@ -169,6 +171,9 @@ One
 two
 three
 """
+
+
+LAST = "# er\n\nx\n\n## Stop all running workers\n\nWorkers finish first.\n\nThen the rest.\n"
 
 
 def test_markdown_headings() -> None:
@@ -301,7 +306,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[CorpusRepo, Pa
 
     git("init", "-q")
     net = "import time\n\n\ndef connect(host):\n    return host\n"
-    commit("Start", src__net_dot_py=net, README_dot_md="# er\n", docs__a_dot_md=MARKDOWN)
+    commit("Start", src__net_dot_py=net, README_dot_md="# er\n", docs__a_dot_md=MARKDOWN, docs__b_dot_md=LAST)
     net += (
         "\n\ndef retry(call, attempts=3):\n    for attempt in range(attempts):\n        time.sleep(attempt)\n"
     )
@@ -343,6 +348,11 @@ def test_commits_lead_to_the_lines_that_still_stand(mined: list[dict[str, object
     assert task["gold"] == ["src/net.py"] and task["span"] == [8, 10]
     assert "retry attempts" in str(task["question"])
     assert task["hide"] == [["CHANGELOG.md", 3, 3]]  # the same words elsewhere
+
+
+def test_the_last_section_ends_with_the_file(mined: list[dict[str, object]]) -> None:
+    (task,) = [t for t in of_kind(mined, "mined-heading") if t["gold"] == ["docs/b.md"]]
+    assert task["span"] == [5, 9]
 
 
 def test_every_copy_of_the_sentence_is_hidden(mined: list[dict[str, object]]) -> None:
@@ -433,3 +443,9 @@ def test_is_side() -> None:
     assert not any(
         mine_sources.is_side(p) for p in ("src/attest.py", "lib/latest/a.js", "src/contest.rs", "cmd/a.go")
     )
+
+
+def test_documents_are_not_taken_for_translations() -> None:
+    text = "# Server\n## Faster start of the server\n\na\nb\nc\nd\n"
+    for path in ("docs/how-to/set-up.md", "docs/templates/a.md", "docs/security/keys.md"):
+        assert len(found(path, text)) == 1, path

@@ -45,7 +45,7 @@ def mine_repo(
     repo = Repo.open(tree)
     paths = [e.path for e in repo.files() if e.size <= _INDEX_LIMIT]
     texts = {p: repo.text(p) for p in paths if not is_binary(repo.read_bytes(p))}
-    lines = {p: t.split("\n") for p, t in texts.items()}
+    lines = {p: repo.lines(p) for p in texts}
 
     pools: dict[str, list[Candidate]] = defaultdict(list)
     for path in texts:

@@ -47,9 +47,13 @@ _SIDE = re.compile(
     r"[^/]*(?:Tests?|Spec|[_.-][Mm]ock|[_.-][Ss]tub)"
     r"\.\w+|mock_[^/]*|[^/]*(?:pb2|generated|_string)\.\w+)$",
 )
-_CHANGES = re.compile(
-    r"change|history|news|release|whats[-_]?new|upgrad|migrat|authors|contributors|security", re.I
+_DULL_DOCUMENT = re.compile(
+    r"(?:change|history|news|release|whats[-_]?new|upgrad|migrat|authors|contributors|security|conduct|"
+    r"_template|adopters)[^/]*$|(?:^|/)(?:release|relnote)s?/|"
+    r"[._](?-i:[a-z]{2}|[a-z]{2}[-_][A-Za-z]{2})\.\w+$|(?:^|/)(?-i:[a-z]{2,3}-[A-Z]{2})/",
+    re.I,
 )
+"""Lists of changes and people, forms to fill in, and translations."""
 
 
 def is_side(path: str) -> bool:
@@ -119,7 +123,7 @@ def candidates(path: str, lines: Sequence[str]) -> Iterator[Candidate]:
     extension = posixpath.splitext(path)[1].lower()
     name = posixpath.basename(path)
     if extension in DOCS:
-        if not _CHANGES.search(name) and not is_side(path):
+        if not _DULL_DOCUMENT.search(path) and not is_side(path):
             yield from _headings(path, lines, extension)
     elif is_side(path) or path.endswith((".check.d.ts", ".mock.go")):
         return

@@ -26,7 +26,7 @@ VERBS = frozenset(
     group guard guess halt handle hash help hide highlight hold honor honour identify ignore implement
     import improve include increase increment indicate infer inherit init initialize inject insert inspect
     install instruct intercept interpolate interpret introduce invalidate invert invoke isolate iterate join
-    jump keep kill launch let limit link list listen load locate lock log look lookup loop lower maintain
+    jump keep kill launch let limit link list listen load locate lock log look loop lower maintain
     make manage map mark match measure merge migrate modify monitor mount move multiply mutate negotiate
     normalize notify obtain offer omit open optimize order output overload override overwrite pack pad parse
     pass patch pause peek perform permit persist pick ping pipe place poll pop populate postpone prefer
@@ -36,7 +36,7 @@ VERBS = frozenset(
     reload remember remove rename render reopen reorder repeat replace replay reply report represent request
     require rerun reschedule reserve reset resize resolve respect respond restart restore restrict resume
     retrieve retry return reuse reverse revert rewrite rotate round route run sanitize save scale scan
-    schedule search seek select send separate serialize serve set setup shift show shrink shuffle shut signal
+    schedule search seek select send separate serialize serve set shift show shrink shuffle shut signal
     simplify skip sleep slice sort spawn specify split squash stage start stop store stream strip submit
     substitute subscribe subtract suggest support suppress swap switch sync synchronize take tell terminate
     test throttle throw toggle track transfer transform translate traverse treat trigger trim truncate try
