@@ -193,6 +193,7 @@ def explore(
         raise InputError("explore needs a terminal; use `repoagent ask` in scripts and pipes.")
     from repoagent.tui import run
 
+    _raise_interrupts()
     raise typer.Exit(run(repo, policy, "none" if no_reflect else reflector, steps))
 
 
@@ -352,6 +353,7 @@ def train(context: typer.Context) -> None:
         raise InputError(
             f"training needs {error.name}, which is not installed; run: pip install 'repoagent[train]'."
         ) from error
+    _raise_interrupts()
     raise typer.Exit(training(args=context.args, prog_name="repoagent train", standalone_mode=False) or 0)
 
 
@@ -360,7 +362,8 @@ def train(context: typer.Context) -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Not as KeyboardInterrupt: raised somewhere in the import of torch, it has been swallowed.
+    signal.signal(signal.SIGINT, lambda *_: _leave(INTERRUPTED))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a stream of another encoding must not crash on a file name
             stream.reconfigure(errors="backslashreplace")
@@ -376,6 +379,11 @@ def main() -> NoReturn:
     if code == INTERRUPTED:
         _leave(code)
     sys.exit(code)
+
+
+def _raise_interrupts() -> None:
+    """For commands that have something to put in order when interrupted."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _run() -> int:
@@ -411,6 +419,5 @@ def _leave(code: int) -> NoReturn:
     """Exit at once: orderly shutdown would run, and report, whatever the interrupt broke off."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.stderr.isatty():
-        sys.stderr.write("\x1b[?25h\n")  # a spinner may have hidden the cursor
-    sys.stderr.flush()
+        os.write(2, b"\x1b[?25h\n")  # a spinner may have hidden the cursor
     os._exit(code)

@@ -124,7 +124,7 @@ def write_answers(
             out.flush()
             highlight(first)
         else:
-            out.write(clean(first.snippet) + "\n")
+            out.write(clean(first.snippet.rstrip("\n")) + "\n")
     out.write(f"\nWhy: {reason}\n")
     if others:
         out.write("Also:\n")
@@ -139,7 +139,7 @@ def highlighter(out: TextIO) -> Callable[[Answer], None] | None:
     def show(answer: Answer) -> None:
         from rich.syntax import Syntax
 
-        code = clean(answer.snippet)
+        code = clean(answer.snippet.rstrip("\n"))
         lexer = Syntax.guess_lexer(display(answer.path), code)
         Console(file=out).print(
             Syntax(code, lexer, theme="ansi_dark", line_numbers=True, start_line=answer.start_line)

@@ -289,12 +289,11 @@ def test_a_closed_pipe_ends_quietly(repo: Path) -> None:
     assert process.stderr.read() == b""
 
 
-@pytest.mark.parametrize("delay", [0.03, 0.06, 0.1, 0.2, 0.4, 0.8])
-def test_an_interrupt_at_any_time_is_exit_130_without_a_traceback(big_repo: Path, delay: float) -> None:
-    arguments = ["ask", "Where is the port of the server?", str(big_repo), *RANDOM, "--quiet"]
+def interrupted(arguments: list[str], delay: float) -> tuple[int, bytes, bytes]:
+    """Exit code, stdout and stderr of a run that gets a SIGINT ``delay`` seconds after Python's own start."""
     probe = (
         f"import sys; sys.argv[1:] = {arguments!r}\n"
-        "print('up', flush=True)\n"  # what comes before is Python's own start
+        "print('up', flush=True)\n"
         "from repoagent.cli import main; main()"
     )
     process = subprocess.Popen(
@@ -304,7 +303,19 @@ def test_an_interrupt_at_any_time_is_exit_130_without_a_traceback(big_repo: Path
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
-    assert (process.returncode, out, error) == (130, b"", b"")
+    return process.returncode, out, error
+
+
+@pytest.mark.parametrize("delay", [0.03, 0.06, 0.1, 0.2, 0.4, 0.8])
+def test_an_interrupt_at_any_time_is_exit_130_without_a_traceback(big_repo: Path, delay: float) -> None:
+    arguments = ["ask", "Where is the port of the server?", str(big_repo), *RANDOM, "--quiet"]
+    assert interrupted(arguments, delay) == (130, b"", b"")
+
+
+@pytest.mark.parametrize("delay", [0.5, 0.7, 0.9])
+def test_an_interrupt_is_not_lost_in_the_import_of_torch(delay: float) -> None:
+    code, _, error = interrupted(["doctor"], delay)
+    assert (code, error) == (130, b"")
 
 
 # -- doctor and models -------------------------------------------------------------------------
