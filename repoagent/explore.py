@@ -47,16 +47,14 @@ class ExploreConfig:
     hints: bool = True
     lines: bool = True
     horizon: int = 8
-    hits: int = 24
+    hits: int = 32
     page: int = 40
     leave_out: float = 0.0
     shuffle: bool = False
     exclude: tuple[str, ...] = ()
 
 
-PLAIN = ExploreConfig(
-    search=False, hints=False, lines=False, horizon=15, page=0, leave_out=0.5, shuffle=True
-)
+PLAIN = ExploreConfig(search=False, hints=False, lines=False, horizon=15, page=0, leave_out=0.5, shuffle=True)
 """The paper's AutoExplore."""
 
 
@@ -71,6 +69,7 @@ class RepoEnvironment:
     def __init__(self, repo: Repo, config: ExploreConfig | None = None) -> None:
         self.repo = repo
         self.config = config or ExploreConfig()
+        self._scented: tuple[str, frozenset[str]] | None = None
 
     # -- the contract ----------------------------------------------------------------------
 
@@ -85,12 +84,11 @@ class RepoEnvironment:
         self._steps = 0
         self._done = False
         self._hidden = frozenset(self.config.exclude) | self._leave_out()
-        self.scent = Scent(
-            self.repo,
-            task.question,
-            exclude=tuple(self._hidden),
-            search=self.config.search or self.config.hints,
-        )
+        key = (task.question, self._hidden)
+        if key != self._scented:  # another episode on the same question needs no new scan
+            search = self.config.search or self.config.hints
+            self.scent = Scent(self.repo, task.question, exclude=tuple(self._hidden), search=search)
+            self._scented = key
         self._hits = [h.path for h in self.scent.hits(self.config.hits)] if self.config.search else []
         return self._observe(self._listing())
 
@@ -139,9 +137,7 @@ class RepoEnvironment:
             span = self.task.span
             if span is None or self.identified != gold[:1][0]:
                 return []
-            return [
-                i for i, o in enumerate(options) if overlap(_span(o.target), span)
-            ]
+            return [i for i, o in enumerate(options) if overlap(_span(o.target), span)]
         for kind, wanted in (("identify", set(gold) & set(self.opened)), ("open", set(gold))):
             found = [i for i, o in enumerate(options) if o.kind == kind and o.target in wanted]
             if found:
@@ -157,9 +153,7 @@ class RepoEnvironment:
         here = self.location + "/" if self.location else ""
         if any(g.startswith(here) for g in gold):
             return [i for i, o in enumerate(options) if o.kind == "more"]
-        return [
-            i for i, o in enumerate(options) if o.kind == "go" and len(o.target) < len(self.location)
-        ]
+        return [i for i, o in enumerate(options) if o.kind == "go" and len(o.target) < len(self.location)]
 
     # -- options ---------------------------------------------------------------------------
 
@@ -204,7 +198,9 @@ class RepoEnvironment:
             shown = here[start : start + page]
             if start + page < len(here):
                 left = len(here) - start - page
-                shown.append(Option(f"more: {left} entries not shown", "more", "", "", self._state(is_more=1)))
+                shown.append(
+                    Option(f"more: {left} entries not shown", "more", "", "", self._state(is_more=1))
+                )
             here = shown
         return options + here
 
@@ -284,8 +280,8 @@ class RepoEnvironment:
         for entry in entries[:60]:
             name = display(entry.name)
             if entry.kind == "link":
-                inside = f" -> {display(entry.target)}" if entry.target is not None else " (link leads outside)"
-                name += inside
+                inside = entry.target is not None
+                name += f" -> {display(entry.target or '.')}" if inside else " (link leads outside)"
             names.append(name + {"dir": "/", "other": " (no regular file)"}.get(entry.kind, ""))
         if len(entries) > 60:
             names.append(f"and {len(entries) - 60} more")

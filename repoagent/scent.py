@@ -19,6 +19,7 @@ from repoagent.repo import Entry, Repo, is_binary
 WINDOW = 8
 """Lines of one window of evidence."""
 _HIT_CAP = 16  # hits of one term in one file that still count: BM25 saturates long before
+_HEAD = 15  # lines at the top of a file that tend to say what it is for
 _SHORTLIST = 80  # files whose lines are looked at
 
 STOPWORDS = frozenset(
@@ -78,7 +79,7 @@ _DEFINITION = re.compile(
 
 def parts(word: str) -> list[str]:
     """Lower-case parts of an identifier or path: ``HTTPServer_v2`` -> http, server, v, 2."""
-    return [p.lower() for w in _WORD.findall(word) for p in _CAMEL.findall(w)]
+    return [p.lower() for w in _WORD.findall(word) for p in (_CAMEL.findall(w) if w.isascii() else [w])]
 
 
 def root(word: str) -> str:
@@ -122,7 +123,7 @@ def terms(question: str) -> list[Term]:
 def literals(question: str) -> list[bytes]:
     """Code-like tokens of ``question`` as they stand, lower-case, to be found verbatim."""
     tokens = (t.strip('`"').strip("-").lower() for t in _CODE_TOKEN.findall(question))
-    return [t.encode() for t in dict.fromkeys(tokens) if len(t) > 2]
+    return [t.encode("utf-8", "surrogatepass") for t in dict.fromkeys(tokens) if len(t) > 2]
 
 
 def _hits(data: bytes, low: bytes, stem: bytes, cap: int) -> list[int]:
@@ -200,10 +201,14 @@ def segment(lines: Sequence[bytes], least: int = 6, most: int = 20) -> list[tupl
 
 @dataclass(slots=True)
 class Hit:
-    """One file with its evidence; ``score`` orders hits, ``features`` follow ``FEATURES``."""
+    """One file with its evidence.
+
+    ``score`` picks the files whose lines are looked at; among those ``rank`` orders them.
+    """
 
     path: str
     score: float = 0.0
+    rank: float = 0.0
     counts: tuple[float, ...] = ()
     path_counts: tuple[float, ...] = ()
     size: int = 0
@@ -211,6 +216,9 @@ class Hit:
     content: float = 0.0
     name: float = 0.0
     windows: list[Window] = field(default_factory=list)
+    line: float = 0.0
+    definition: float = 0.0
+    head: float = 0.0
     features: tuple[float, ...] = ()
 
 
@@ -219,8 +227,15 @@ FILE_FEATURES = (
     "content_coverage", "window_coverage", "second_window_coverage", "content_reciprocal_rank",
     "path_reciprocal_rank", "literal_matches", "window_definition", "is_test", "is_documentation",
     "is_configuration", "is_source", "is_secondary", "asks_test", "asks_documentation",
-    "asks_configuration", "depth", "log_size",
+    "asks_configuration", "depth", "log_size", "line_coverage", "definition_coverage", "head_coverage",
 )  # fmt: skip
+
+RANK_WEIGHTS = (
+    1.299, 1.305, -0.078, -0.647, 0.512, 0.177, 2.223, 1.959, -0.017, -0.405, 2.928, 0.226, -3.645,
+    -1.214, -0.002, 0.282, -1.64, 1.884, 0.046, 0.758, -2.176, -2.029, 1.678, 1.67, 0.905, 2.199,
+)  # fmt: skip
+"""Weights of ``FILE_FEATURES`` and of ``Hit.score`` in ``Hit.rank``, fitted by ``repoagent train scent``
+(listwise softmax over the shortlist, training repositories only)."""
 
 _DOCUMENTS = (".md", ".rst", ".txt", ".adoc", ".mdx", ".org", ".1", ".texi")
 _SETTINGS = (".toml", ".yaml", ".yml", ".json", ".cfg", ".ini", ".conf", ".env", ".properties", ".xml",
@@ -262,11 +277,8 @@ class Scent:
             self._by_path[entry.path] = self._scan(entry, search)
         self._weigh()
         self.ranking = sorted(self._by_path.values(), key=lambda h: (-h.score, h.path))
-        for hit in self.ranking[:_SHORTLIST]:
-            hit.windows = self.windows(hit.path, 3)
-            if hit.windows:
-                hit.score += 0.8 * hit.windows[0].score
-        self.ranking.sort(key=lambda h: (-h.score, h.path))
+        for hit in self.ranking[:_SHORTLIST] if search else ():
+            self._look(hit)
         by_content = sorted(self.ranking, key=lambda h: -h.content)
         by_name = sorted(self.ranking, key=lambda h: -h.name)
         self._by_content = {h.path: rank for rank, h in enumerate(by_content)}
@@ -274,6 +286,12 @@ class Scent:
         self._asks = tuple(
             float(bool(p.search(question))) for p in (_ASKS_TEST, _ASKS_DOCUMENT, _ASKS_SETTING)
         )
+        shortlist = self.ranking[:_SHORTLIST]
+        for hit in shortlist:
+            values = (*self.features(hit.path), hit.score)
+            hit.rank = sum(w * v for w, v in zip(RANK_WEIGHTS, values, strict=True))
+        shortlist.sort(key=lambda h: (-h.rank, h.path))
+        self.ranking[:_SHORTLIST] = shortlist
 
     # -- scanning --------------------------------------------------------------------------
 
@@ -350,12 +368,12 @@ class Scent:
         """(best score beneath ``path`` as a share of the top score, promising files beneath it)."""
         if self._below is None:
             self._below = {}
-            top = max((h.score for h in self.ranking[:1]), default=0.0) or 1.0
+            top = self.ranking[0].rank if self.ranking else 0.0
             for rank, hit in enumerate(self.ranking[:_SHORTLIST]):
                 folder = posixpath.dirname(hit.path)
                 while folder:
                     best, count = self._below.get(folder, (0.0, 0))
-                    self._below[folder] = (max(best, hit.score / top), count + (rank < 24))
+                    self._below[folder] = (max(best, math.exp(hit.rank - top)), count + (rank < 24))
                     folder = posixpath.dirname(folder)
         return self._below.get(path, (0.0, 0))
 
@@ -447,6 +465,27 @@ class Scent:
             chosen = [(0.0, 0)]
         return [Window(b + 1, min(b + size, len(lines)), s, _clip(lines[b : b + size])) for s, b in chosen]
 
+    def _look(self, hit: Hit) -> None:
+        """Fill in what takes reading ``hit``'s lines."""
+        hit.windows = self.windows(hit.path, 3)
+        if not hit.windows:
+            return
+        rows, lines = self.line_weights(hit.path)
+        total = sum(self.idf) or 1.0
+        head: dict[int, float] = {}
+        for number, row in enumerate(rows):
+            if not row:
+                continue
+            score = sum(self.idf[t] * w for t, w in row.items()) / total
+            hit.line = max(hit.line, score)
+            if score > hit.definition and _DEFINITION.match(lines[number]):
+                hit.definition = score
+            if number < _HEAD:
+                for t, w in row.items():
+                    head[t] = max(w, head.get(t, 0.0))
+        hit.head = sum(self.idf[t] * w for t, w in head.items()) / total
+        hit.score += 0.8 * hit.windows[0].score
+
     # -- features --------------------------------------------------------------------------
 
     def features(self, path: str) -> tuple[float, ...]:
@@ -486,6 +525,9 @@ class Scent:
             setting * asks_setting,
             path.count("/") / 8,
             math.log1p(hit.size) / 14,
+            hit.line,
+            hit.definition,
+            hit.head,
         )
         return hit.features
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -115,6 +116,116 @@ def mine(
         total += counts
         typer.echo(f"{name}: " + (", ".join(f"{k} {n}" for k, n in sorted(counts.items())) or "nothing"))
     typer.echo("all: " + ", ".join(f"{k} {n}" for k, n in sorted(total.items())))
+
+
+OutFile = Annotated[Path, typer.Option("--out", metavar="PATH", help="Where the result is written.")]
+PackOption = Annotated[
+    list[Path], typer.Option("--pack", metavar="FILE", help="Packed decisions; may be repeated.")
+]
+MinutesOption = Annotated[float, typer.Option("--minutes", min=0.1, help="Time the schedule is planned for.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of torch.")]
+
+
+def _rows(split: SplitName, files: list[Path] | None) -> list[dict[str, Any]]:
+    from training import tasks
+
+    found = files or sorted((tasks.TASKS / split.value).glob("*.jsonl"))
+    if missing := [f for f in found if not f.is_file()]:
+        raise InputError(f"{missing[0]} does not exist; name a file of tasks.")
+    return [json.loads(line) for f in found for line in f.read_text("utf-8").splitlines() if line.strip()]
+
+
+@app.command()
+def pack(
+    trees: TreesOption,
+    out: OutFile,
+    split: SplitOption = SplitName.train,
+    tasks_file: Annotated[
+        list[Path] | None, typer.Option("--tasks", metavar="FILE", help="Instead of the teacher's tasks.")
+    ] = None,
+) -> None:
+    """Walk every task with the oracle and write its decisions into one file that training reads."""
+    from training.pack import pack_rows
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    count = pack_rows(_rows(split or SplitName.train, tasks_file), trees, out)
+    typer.echo(f"{count} decisions in {out}")
+
+
+@app.command()
+def scent(
+    trees: TreesOption,
+    every: Annotated[int, typer.Option("--every", min=1, help="Use every Nth training question.")] = 2,
+) -> None:
+    """Fit the weights by which the lexical scan orders its hits; prints them."""
+    from training.scent_weights import run
+
+    run(_rows(SplitName.train, None)[::every], _rows(SplitName.validation, None), trees)
+
+
+@app.command("sft-policy")
+def sft_policy(
+    pack: PackOption,
+    out: OutFile,
+    minutes: MinutesOption = 60,
+    epochs: Annotated[float, typer.Option("--epochs")] = 3.0,
+    validation: Annotated[Path | None, typer.Option("--validation", metavar="FILE")] = None,
+    reflection: Annotated[
+        str, typer.Option("--reflection", help="Key of the reflections: reflection (teacher's) or generated.")
+    ] = "reflection",
+    init: Annotated[
+        Path | None, typer.Option("--init", metavar="DIR", help="Checkpoint to go on from.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    device: Annotated[str, typer.Option("--device")] = "cpu",
+    threads: ThreadsOption = None,
+) -> None:
+    """Supervised fine-tuning of the bundled policy; resumes in --out."""
+    import torch
+
+    from training import sft_policy as sft
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = sft.Settings(
+        pack=tuple(map(str, pack)),
+        pack_weights=(1.0,) * len(pack),
+        validation=str(validation or ""),
+        minutes=minutes,
+        epochs=epochs,
+        reflection_key=reflection,
+        init=str(init or ""),
+        seed=seed,
+    )
+    sft.train(settings, out, device)
+
+
+@app.command("sft-reflector")
+def sft_reflector(
+    pack: PackOption,
+    out: OutFile,
+    minutes: MinutesOption = 20,
+    epochs: Annotated[float, typer.Option("--epochs")] = 4.0,
+    validation: Annotated[Path | None, typer.Option("--validation", metavar="FILE")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    device: Annotated[str, typer.Option("--device")] = "cpu",
+    threads: ThreadsOption = None,
+) -> None:
+    """Supervised fine-tuning of the bundled reflector, from scratch; resumes in --out."""
+    import torch
+
+    from training import sft_reflector as sft
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = sft.Settings(
+        pack=tuple(map(str, pack)),
+        validation=str(validation or ""),
+        minutes=minutes,
+        epochs=epochs,
+        seed=seed,
+    )
+    sft.train(settings, out, device)
 
 
 @app.command()
