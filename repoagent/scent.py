@@ -58,7 +58,7 @@ ABBREVIATIONS = {
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
 _CAMEL = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+")
 _CODE_TOKEN = re.compile(
-    r"[A-Za-z_$][\w$]*(?:[._\-/:]+\w+)+|[a-z]+[A-Z]\w*|[A-Z]{2,}[A-Z_\d]*|`[^`]+`|\"[^\"]+\"|--?[a-z][\w-]+|\d{3,}"
+    r"[A-Za-z_$][\w$]{0,60}(?:[._\-/:]+\w+)+|[a-z]{1,60}[A-Z]\w*|[A-Z]{2,}[A-Z_\d]*|`[^`]+`|\"[^\"]+\"|--?[a-z][\w-]+|\d{3,}"
 )
 _SUFFIXES = ("izations", "ization", "ations", "ation", "ements", "ement", "ments", "ment", "ings",
              "ing", "ions", "ion", "ers", "ors", "ies", "er", "or", "ed", "es", "ly", "s", "e")  # fmt: skip
