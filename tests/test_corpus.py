@@ -144,7 +144,7 @@ def test_clone_refuses_what_is_not_its_own(tmp_path: Path, origin: tuple[str, li
 def test_clone_reports_each_failure_in_one_line(tmp_path: Path, origin: tuple[str, list[str]]) -> None:
     host, shas = origin
     items = [replace(item(shas[0]), repo="no/body"), item("0" * 40), item(shas[1])]
-    errors = corpus.clone(items, tmp_path / "trees", host=host, report=str)
+    errors = corpus.clone(items, tmp_path / "trees", host=host, jobs=1, report=str)
     assert len(errors) == 2 and all("\n" not in e and "run again" in e for e in errors)
     assert errors[0].startswith("cannot fetch no/body")
     assert corpus.head(tmp_path / "trees" / "own__er") == shas[1]
