@@ -33,7 +33,7 @@ def test_ready(shop: Path, snap_compare: Compare, size: tuple[int, int]) -> None
 
     async def prepare(pilot: Pilot[None]) -> None:
         still(app)
-        await wait_until(pilot, lambda: "Ready" in status(app) and len(app.tree_.root.children) == 4)
+        await wait_until(lambda: "Ready" in status(app) and len(app.tree_.root.children) == 4)
 
     assert snap_compare(app, terminal_size=size, run_before=prepare)
 
@@ -44,9 +44,9 @@ def test_answered(shop: Path, snap_compare: Compare, size: tuple[int, int]) -> N
 
     async def prepare(pilot: Pilot[None]) -> None:
         still(app)
-        await wait_until(pilot, lambda: "Ready" in status(app))
-        await ask(pilot)
-        await answered(pilot)
+        await wait_until(lambda: "Ready" in status(app))
+        await ask(app)
+        await answered(app)
 
     assert snap_compare(app, terminal_size=size, run_before=prepare)
 
@@ -57,10 +57,10 @@ def test_underway(shop: Path, snap_compare: Compare) -> None:
 
     async def prepare(pilot: Pilot[None]) -> None:
         still(app)
-        await wait_until(pilot, lambda: "Ready" in status(app))
-        await ask(pilot)
-        await wait_until(pilot, lambda: "Step 3: choosing" in status(app))
-        await pilot.app.workers.wait_for_complete()
+        await wait_until(lambda: "Ready" in status(app))
+        await ask(app)
+        await wait_until(lambda: "Step 3: choosing" in status(app))
+        await app.workers.wait_for_complete()
         await pilot.pause(0.2)
 
     try:
@@ -77,7 +77,7 @@ def test_no_model(shop: Path, snap_compare: Compare) -> None:
 
     async def prepare(pilot: Pilot[None]) -> None:
         still(app)
-        await wait_until(pilot, lambda: "no checkpoint" in status(app))
-        await wait_until(pilot, lambda: len(app.tree_.root.children) == 4)
+        await wait_until(lambda: "no checkpoint" in status(app))
+        await wait_until(lambda: len(app.tree_.root.children) == 4)
 
     assert snap_compare(app, terminal_size=(80, 24), run_before=prepare)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-
-from textual.pilot import Pilot
 
 from repoagent.environment import Observation
 from repoagent.explore import ExploreConfig
@@ -93,31 +92,32 @@ def make_app(
     return ExploreApp(Repo.open(root), lambda: pair, ExploreConfig(horizon=steps), clock=lambda: 0.0)
 
 
-async def wait_until(pilot: Pilot[None], condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Let the interface run until ``condition`` holds and all is drawn."""
+async def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Let the interface run until ``condition`` holds, and then draw.
+
+    Not by ``Pilot.pause``, which waits in vain for widgets that are removed meanwhile.
+    """
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
-        await pilot.pause(0.01)
-    await pilot.pause(0.05)
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
 
 
-async def ask(pilot: Pilot[None], question: str = QUESTION) -> None:
-    """Type ``question`` and press Enter."""
-    app = pilot.app
-    assert isinstance(app, ExploreApp)
+async def ask(app: ExploreApp, question: str = QUESTION) -> None:
+    """Put ``question`` into the box and do what Enter does."""
     app.box.focus()
     app.box.value = question
-    await pilot.press("enter")
+    run = app.walker.run
+    await app.box.action_submit()
+    await wait_until(lambda: app.walker.run != run)
 
 
-async def answered(pilot: Pilot[None]) -> None:
+async def answered(app: ExploreApp) -> None:
     """Wait for the answer and for what it brings into view."""
-    app = pilot.app
-    assert isinstance(app, ExploreApp)
-    await wait_until(pilot, lambda: app.answers and app.preview.path == app.answers[0].path)
-    await pilot.app.workers.wait_for_complete()
-    await pilot.pause(0.1)
+    await wait_until(lambda: [a.path for a in app.answers[:1]] == [app.preview.path])
+    await app.workers.wait_for_complete()
+    await asyncio.sleep(0.2)
 
 
 def status(app: ExploreApp) -> str:

@@ -172,6 +172,10 @@ class ExploreApp(App[None]):
         self.refresh_bindings()
         self.box.focus()
 
+    def _is_current(self, run: int) -> bool:
+        # When quitting, the screen goes before the last messages of the walker are handled.
+        return run == self.walker.run and bool(self.screen_stack)
+
     @on(Loaded)
     def _loaded(self, event: Loaded) -> None:
         self._names = f"{event.policy} policy · " + (
@@ -184,9 +188,9 @@ class ExploreApp(App[None]):
 
     @on(Failed)
     def _failed(self, event: Failed) -> None:
-        if event.run is None and self.walker.asking:
+        if not self.screen_stack or (event.run is None and self.walker.asking):
             return  # the question that waits for the models fails with the same line
-        if event.run in (None, self.walker.run):
+        if event.run is None or self._is_current(event.run):
             self.walker.cancel()
             self.tree_.stop_walk()
             self.status(event.reason, "error")
@@ -194,7 +198,7 @@ class ExploreApp(App[None]):
 
     @on(Happened)
     async def _happened(self, event: Happened) -> None:
-        if event.run != self.walker.run:
+        if not self._is_current(event.run):
             return
         match event.event:
             case Observed(step, observation):
@@ -216,7 +220,7 @@ class ExploreApp(App[None]):
 
     @on(Answered)
     def _answered(self, event: Answered) -> None:
-        if event.run != self.walker.run:
+        if not self._is_current(event.run):
             return
         seconds = self._clock() - self._began
         self.walker.asking = False
