@@ -8,6 +8,7 @@ one more numbered choice among the file's blocks, which gives the lines.
 
 from __future__ import annotations
 
+import math
 import posixpath
 import random
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 
 from repoagent.environment import Observation, Option, StepResult
 from repoagent.repo import Entry, Repo, display
-from repoagent.scent import FILE_FEATURES, Block, Scent, parts
+from repoagent.scent import FILE_FEATURES, Block, Scent
+from repoagent.terms import parts
 
 STATE_FEATURES = (
     "is_go", "is_up", "is_open", "is_identify", "is_lines", "is_more", "is_hit", "is_last_opened",
@@ -24,6 +26,7 @@ STATE_FEATURES = (
 )  # fmt: skip
 FEATURES = FILE_FEATURES + STATE_FEATURES
 """Names of ``Option.features``; zero where one does not apply to the option's kind."""
+_PATH_COVERAGE = FILE_FEATURES.index("path_coverage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,29 +183,34 @@ class RepoEnvironment:
         if self.location:
             options.append(self._go_option("..", posixpath.dirname(self.location)))
         listed = set(self._hits) | set(self.opened)
-        here: list[Option] = []
+        here = []
         for entry in entries:
             target = _destination(entry)
-            if target is None or target[1] in listed:
-                continue
-            kind, path = target
-            here.append(
-                self._go_option(entry.name, path) if kind == "go" else self._file_option("open", path)
-            )
+            if target is not None and target[1] not in listed:
+                here.append((entry.name, *target))
         page = self.config.page
+        more = []
         if page and len(here) > page:
-            # Hints first, so that what matters of a huge directory is on its first page.
-            best = FEATURES.index("directory_best"), FEATURES.index("path_coverage")
-            here.sort(key=lambda o: -max(o.features[i] for i in best))
-            start = page * self._page
-            shown = here[start : start + page]
-            if start + page < len(here):
-                left = len(here) - start - page
-                shown.append(
-                    Option(f"more: {left} entries not shown", "more", "", "", self._state(is_more=1))
-                )
-            here = shown
-        return options + here
+            # Hints first, so that what matters of a huge directory is on its first page. After the
+            # last page comes the first again.
+            here.sort(key=lambda item: -self._promise(item[1], item[2]))
+            start = page * (self._page % math.ceil(len(here) / page))
+            left = len(here)
+            here = here[start : start + page]
+            text = f"more: {left - len(here)} entries not shown"
+            more = [Option(text, "more", "", "", self._state(is_more=1))]
+        options += [
+            self._go_option(name, path) if kind == "go" else self._file_option("open", path)
+            for name, kind, path in here
+        ]
+        return options + more
+
+    def _promise(self, kind: str, path: str) -> float:
+        if not self.config.hints:
+            return 0.0
+        if kind == "go":
+            return self.scent.directory(path)[0]
+        return self.scent.features(path)[_PATH_COVERAGE] if self.scent.knows(path) else 0.0
 
     def _plain_options(self, entries: Sequence[Entry]) -> list[Option]:
         options = []
@@ -229,7 +237,7 @@ class RepoEnvironment:
         shown = windows[: 3 if kind == "identify" else 2]
         if shown and shown[0].score:
             line, words = self.scent.best_line(path, shown[0])
-            text += f" (line {line}: {words})"
+            text += f" (line {line}: {display(words)})"
         evidence = "\n".join([_path_words(path), *(w.text for w in shown)])
         return Option(text, kind, path, evidence, self._file_state(kind, path))
 
