@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from repoagent.environment import Observation, Option
 from repoagent.errors import ModelError
 from repoagent.manifest import damage, read_manifest, write_manifest
-from repoagent.scent import parts
+from repoagent.terms import parts
 
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 FORMAT = "encoder-policy/1"
@@ -132,13 +132,14 @@ class LateInteractionHead(nn.Module):
         (options, length, width) with ``mask`` (options, length), and ``path`` (options, length)
         marking the tokens of the option's first line. All vectors have unit length.
         """
-        weight = self.weight(query).softmax(0)  # (tokens, 1)
+        weight: Tensor = self.weight(query).softmax(0)  # (tokens, 1)
         similarity = options @ query.T  # (options, length, tokens)
         low = torch.finfo(similarity.dtype).min
 
         def best(where: Tensor) -> Tensor:
             found = similarity.masked_fill(~where[..., None], low).amax(1)
-            return (found.masked_fill(found == low, 0.0) @ weight).squeeze(-1)
+            score: Tensor = found.masked_fill(found == low, 0.0) @ weight
+            return score.squeeze(-1)
 
         whole = best(mask)
         if reflection is None:

@@ -18,7 +18,7 @@ from rich.text import Text
 from repoagent.answer import Answer, trail
 from repoagent.episode import Acted, Decided, Event, Observed, Reflected, ReflectionToken, Trajectory
 from repoagent.repo import display
-from repoagent.scent import STOPWORDS, root
+from repoagent.terms import STOPWORDS, root
 
 if TYPE_CHECKING:
     from repoagent.environment import Observation

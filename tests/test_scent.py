@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from repoagent.repo import DirectoryRepo, Entry, Repo
-from repoagent.scent import ABBREVIATIONS, FILE_FEATURES, Scent, literals, parts, root, segment, terms
+from repoagent.scent import FILE_FEATURES, Scent, segment
+from repoagent.terms import ABBREVIATIONS, literals, parts, root, terms
 
 
 def repo(folder: Path, files: dict[str, str | bytes]) -> Repo:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from repoagent.errors import InputError
 from repoagent.repo import Repo, is_binary
-from repoagent.scent import STOPWORDS, parts, root
+from repoagent.terms import STOPWORDS, parts, root
 from training import mine_history, mine_sources, phrasing
 from training.corpus import CorpusRepo
 from training.mine_sources import Candidate

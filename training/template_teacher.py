@@ -10,7 +10,7 @@ import posixpath
 import random
 from typing import Any
 
-from repoagent.scent import parts, root, terms
+from repoagent.terms import parts, root, terms
 
 
 def reflection(task: dict[str, Any], decision: dict[str, Any], rng: random.Random) -> str:

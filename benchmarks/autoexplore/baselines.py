@@ -9,7 +9,7 @@ from collections import Counter
 
 from repoagent.answer import Answer, snippet
 from repoagent.repo import Repo
-from repoagent.scent import STOPWORDS, parts
+from repoagent.terms import STOPWORDS, parts
 
 K1 = 1.2
 B = 0.75
