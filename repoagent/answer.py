@@ -36,17 +36,18 @@ def rank_files(steps: Sequence[Step]) -> list[tuple[str, float]]:
     policy knew more; within a decision the more probable option comes first.
     """
     ranking: dict[str, float] = {}
-    for step in (s for s in reversed(steps) if s.option.kind == "identify"):
-        ranking[step.option.target] = math.exp(step.log_probabilities[step.index])
     for step in reversed(steps):
+        left = max(0.0, 1.0 - sum(ranking.values()))  # what later decisions did not give to files
+        ceiling = min(ranking.values(), default=1.0)
         scored: dict[str, float] = {}
         for option, log_probability in zip(step.observation.options, step.log_probabilities, strict=True):
             if option.kind in ("open", "identify"):
                 probability = math.exp(log_probability)
                 scored[option.target] = max(probability, scored.get(option.target, 0.0))
-        ceiling = min(ranking.values(), default=1.0)
+        if step.option.kind == "identify":
+            ceiling = ranking[step.option.target] = math.exp(step.log_probabilities[step.index])
         for path, score in sorted(scored.items(), key=lambda item: (-item[1], item[0])):
-            ranking.setdefault(path, min(score, ceiling))
+            ranking.setdefault(path, min(score * left, ceiling))
     return list(ranking.items())
 
 

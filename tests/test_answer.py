@@ -104,6 +104,27 @@ def test_the_probability_of_a_file_is_not_lost_on_directories_or_lines() -> None
     assert [(path, pytest.approx(score)) for path, score in ranked] == [("a", 0.2)]
 
 
+@settings(max_examples=200, derandomize=True)
+@given(st.data())
+def test_scores_fall_and_sum_to_at_most_one(data: st.DataObject) -> None:
+    steps = []
+    for last in (False, False, False, True):
+        size = data.draw(st.integers(1, 5))
+        weights = data.draw(st.lists(st.floats(0.001, 1), min_size=size, max_size=size))
+        kinds = st.sampled_from(["identify"] if last else ["open", "identify", "go"])
+        drawn = [(data.draw(kinds), data.draw(st.sampled_from("abcdefg"))) for _ in weights]
+        index = next((i for i, (kind, _) in enumerate(drawn) if last or kind != "identify"), None)
+        if index is not None:
+            total = sum(weights)
+            steps.append(step(index, *[(*o, w / total) for o, w in zip(drawn, weights, strict=True)]))
+    ranked = rank_files(steps)
+    scores = [score for _, score in ranked]
+    assert ranked[0][0] == steps[-1].option.target
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 + 1e-9 for score in scores)
+    assert sum(scores) <= 1 + 1e-9
+
+
 def test_no_steps_no_answers(root: Path) -> None:
     environment = RepoEnvironment(Repo.open(root))
     environment.reset(Task("?"))
