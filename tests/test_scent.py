@@ -78,7 +78,7 @@ def test_what_reads_like_code_stays_and_is_marked() -> None:
 
 
 @settings(max_examples=300, deadline=1000, derandomize=True)
-@given(st.text(st.sampled_from("\udcff\ud800`\"._-/aZ9 é\n\0") | st.characters(), max_size=200))
+@given(st.text(st.sampled_from('\udcff\ud800`"._-/aZ9 é\n\0') | st.characters(), max_size=200))
 @example("a" * 2000)
 def test_any_question_will_do(question: str) -> None:
     """Lone surrogates included: they are what a terminal makes of bytes that are not UTF-8."""
