@@ -8,8 +8,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+ifndef Q
+Q := How is a prompt cut when it exceeds the token budget?
+# Not ".", or the answer would be the line above.
+REPO ?= repoagent
+endif
 REPO ?= .
-Q ?= How is a prompt cut when it exceeds the token budget?
 export Q REPO
 
 BIN := $(VENV)/bin
