@@ -68,7 +68,7 @@ def _requirements() -> Iterator[tuple[str, str]]:
     try:
         wanted = requires("repoagent") or []
     except PackageNotFoundError:  # run from a checkout that is not installed
-        wanted = [f"{name}" for name in ("torch", "tokenizers", "safetensors", "typer", "rich", "pathspec")]
+        wanted = [f"{name}" for name in ("torch", "tokenizers", "safetensors", "typer", "rich")]
     for line in wanted:
         name = re.match(r"[\w.-]+", line)
         extra = re.search(r"extra == ['\"](\w+)['\"]", line)
