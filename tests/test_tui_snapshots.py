@@ -11,7 +11,18 @@ from textual.pilot import Pilot
 from repoagent.errors import ModelError
 from repoagent.repo import Repo
 from repoagent.tui.app import ExploreApp
-from tests.tui_helpers import ROAD, Gate, Guide, answered, ask, make_app, make_repo, status, wait_until
+from tests.tui_helpers import (
+    ROAD,
+    Gate,
+    Guide,
+    answered,
+    ask,
+    make_app,
+    make_repo,
+    settled,
+    status,
+    wait_until,
+)
 
 Compare = Callable[..., bool]
 SIZES = [(80, 24), (140, 40)]
@@ -34,6 +45,7 @@ def test_ready(shop: Path, snap_compare: Compare, size: tuple[int, int]) -> None
     async def prepare(pilot: Pilot[None]) -> None:
         still(app)
         await wait_until(lambda: "Ready" in status(app) and len(app.tree_.root.children) == 4)
+        await settled(app)
 
     assert snap_compare(app, terminal_size=size, run_before=prepare)
 
@@ -60,8 +72,7 @@ def test_underway(shop: Path, snap_compare: Compare) -> None:
         await wait_until(lambda: "Ready" in status(app))
         await ask(app)
         await wait_until(lambda: "Step 3: choosing" in status(app))
-        await app.workers.wait_for_complete()
-        await pilot.pause(0.2)
+        await settled(app)
 
     try:
         assert snap_compare(app, terminal_size=(80, 24), run_before=prepare)
@@ -79,5 +90,6 @@ def test_no_model(shop: Path, snap_compare: Compare) -> None:
         still(app)
         await wait_until(lambda: "no checkpoint" in status(app))
         await wait_until(lambda: len(app.tree_.root.children) == 4)
+        await settled(app)
 
     assert snap_compare(app, terminal_size=(80, 24), run_before=prepare)

@@ -71,17 +71,19 @@ class Talker:
 
     name = "talker"
 
-    def __init__(self, pause: float = 0.0) -> None:
-        self.pause = pause
+    def __init__(self, before_the_end: Callable[[], object] = lambda: None) -> None:
+        self.before_the_end = before_the_end
 
     def reflect(self, observations: Sequence[Observation]) -> list[str]:
         return ["".join(self.stream(o)) for o in observations]
 
     def stream(self, observation: Observation) -> Iterator[str]:
         text = f"[b]Now[/b] at {observation.location or 'the top'}, {len(observation.options)} options."
-        for word in text.split(" "):
-            time.sleep(self.pause)
+        *words, last = text.split(" ")
+        for word in words:
             yield word + " "
+        self.before_the_end()
+        yield last
 
 
 def make_app(
@@ -116,8 +118,17 @@ async def ask(app: ExploreApp, question: str = QUESTION) -> None:
 async def answered(app: ExploreApp) -> None:
     """Wait for the answer and for what it brings into view."""
     await wait_until(lambda: [a.path for a in app.answers[:1]] == [app.preview.path])
-    await app.workers.wait_for_complete()
-    await asyncio.sleep(0.2)
+    await settled(app)
+
+
+async def settled(app: ExploreApp) -> None:
+    """Wait until nothing changes on the screen any more."""
+    shown, same = "", 0
+    while same < 4:
+        await app.workers.wait_for_complete()
+        await asyncio.sleep(0.1)
+        before, shown = shown, screen_text(app)
+        same = same + 1 if shown == before else 0
 
 
 def status(app: ExploreApp) -> str:

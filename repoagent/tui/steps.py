@@ -122,7 +122,8 @@ class StepLog(VerticalScroll):
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
-        self._following = self.is_vertical_scroll_end
+        # Only going up ends it: on the way down the content may have grown meanwhile.
+        self._following = self.is_vertical_scroll_end or (self._following and new_value >= old_value)
 
     def watch_virtual_size(self) -> None:
         self._follow()
