@@ -198,7 +198,7 @@ class Repo(ABC):
             data = self._read(path)
             self._cache[path] = data
             self._cached += len(data)
-            while self._cached > CACHE_LIMIT:
+            while self._cached > CACHE_LIMIT and self._cache:
                 self._cached -= len(self._cache.popitem(last=False)[1])
         return data
 
