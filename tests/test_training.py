@@ -26,13 +26,14 @@ FILES = {
 ROWS = [
     {
         "id": "t-1", "repo": "o/thing", "question": "where is the no_proxy list parsed?", "kind": "where",
-        "gold": ["src/net/proxy.py"], "span": [4, 5], "plan": "Look in src/net.", "why": "It splits the value.",
+        "gold": ["src/net/proxy.py"], "span": [4, 5],
+        "plan": "Look in src/net.", "why": "It splits the value.",
         "distractors": [{"path": "docs/proxy.md", "reflection": "Only the documentation."}],
     },
     {
-        "id": "t-2", "repo": "o/thing", "question": "how many connections may the pool open?", "kind": "config",
-        "gold": ["src/net/pool.py"], "span": [1, 1], "plan": "A constant of the pool.", "why": "MAX_CONNECTIONS.",
-        "distractors": [],
+        "id": "t-2", "repo": "o/thing", "question": "how many connections may the pool open?",
+        "kind": "config", "gold": ["src/net/pool.py"], "span": [1, 1],
+        "plan": "A constant of the pool.", "why": "MAX_CONNECTIONS.", "distractors": [],
     },
 ]  # fmt: skip
 

@@ -200,6 +200,24 @@ def sft_policy(
     sft.train(settings, out, device)
 
 
+@app.command()
+def calibrate(
+    policy: Annotated[Path, typer.Option("--policy", metavar="DIR", help="Checkpoint of the policy.")],
+    pack: PackOption,
+    out: OutFile,
+    threads: ThreadsOption = None,
+) -> None:
+    """Refit a trained policy's head, temperature and threshold on validation repositories."""
+    import torch
+
+    from training import calibrate as calibration
+
+    if threads:
+        torch.set_num_threads(threads)
+    for name, figures in calibration.run(policy, pack, out).items():
+        typer.echo(f"{name}: {figures}")
+
+
 @app.command("sft-reflector")
 def sft_reflector(
     pack: PackOption,

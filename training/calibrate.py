@@ -1,0 +1,196 @@
+"""Refit the policy's head and its temperature on repositories that the adapter was not trained on.
+
+repoagent train calibrate --policy runs/policy/last --pack runs/pack/validation.jsonl.gz --out DIR
+
+The adapter makes similarities look better on the repositories it was trained on than they are
+elsewhere, so a head fitted there trusts them too much. Here the encoder is frozen, every option of
+every decision is scored, and the linear part of the head is fitted anew, held near its old value
+by a penalty chosen by cross-validation over repositories. The temperature then minimises the
+negative log-likelihood of those held-out scores; the confidence threshold is the score below which
+less than ``FLOOR`` of the held-out first answers are right.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from repoagent.encoder import EncoderPolicy, LateInteractionHead
+from repoagent.manifest import read_manifest, write_manifest
+from training.sft_policy import STAGE_WEIGHT, Collator, Packed, load_pack, scores_of
+
+PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
+FLOOR = 0.15
+STAGES = ("open0", "go0", "identify0", "open1", "identify1", "lines0")
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The head's inputs on one decision, (options, interactions) and (options, features)."""
+
+    repo: str
+    stage: str
+    first: bool
+    interactions: Tensor
+    features: Tensor
+    best: tuple[int, ...]
+    files: tuple[str, ...]
+    gold: tuple[str, ...]
+
+
+@torch.no_grad()
+def collect(policy: EncoderPolicy, tasks: Sequence[Packed]) -> list[Scored]:
+    """Encode every option of every decision of ``tasks`` once."""
+    collator, found = Collator(policy), []
+    captured: list[tuple[Tensor, Tensor]] = []
+    handle = policy.head.register_forward_hook(lambda _m, args, _o: captured.append((args[0], args[1])))
+    for task in tasks:
+        kept = [d for d in task["decisions"] if d["stage"] in STAGES and len(d["options"]) > 1]
+        if not kept:
+            continue
+        captured.clear()
+        scores_of(policy, collator, task, [(d, range(len(d["options"])), "") for d in kept])
+        for number, (decision, (interactions, features)) in enumerate(zip(kept, captured, strict=True)):
+            files = tuple(o[2] if o[1] in ("open", "identify") else "" for o in decision["options"])
+            found.append(
+                Scored(
+                    task["repo"],
+                    decision["stage"],
+                    number == 0,
+                    interactions,
+                    features,
+                    tuple(decision["best"]),
+                    files,
+                    tuple(task["gold"]),
+                )  # fmt: skip
+            )
+    handle.remove()
+    return found
+
+
+def fit(head: LateInteractionHead, data: Sequence[Scored], penalty: float, steps: int = 150) -> Tensor:
+    """Weights of ``head.linear`` that minimise the weighted loss plus ``penalty`` |w - w_0|^2."""
+    with torch.no_grad():
+        inputs = [torch.cat([d.interactions, d.features], -1) for d in data]
+        fixed = [head.mlp(x).squeeze(-1) for x in inputs]
+        start = head.linear.weight[0].detach().clone()
+        # Every input moves the scores by as much, whatever its scale.
+        scale = torch.cat(inputs).std(0).clamp(min=1e-2)
+    share = torch.tensor([STAGE_WEIGHT.get(d.stage, 0.2) for d in data])
+    share = share / share.sum()
+    change = torch.zeros_like(start, requires_grad=True)
+    optimizer = torch.optim.Adam([change], lr=0.03)
+    for _ in range(steps):
+        weight = start + change / scale
+        losses = torch.stack(
+            [
+                -(x @ weight + f).log_softmax(0)[list(d.best)].logsumexp(0)
+                for x, f, d in zip(inputs, fixed, data, strict=True)
+            ]
+        )
+        loss = (losses * share).sum() + penalty * change.pow(2).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return (start + change / scale).detach()
+
+
+@torch.no_grad()
+def scores(head: LateInteractionHead, weight: Tensor, item: Scored) -> Tensor:
+    """Scores of one decision with ``weight`` in the place of ``head.linear``'s."""
+    x = torch.cat([item.interactions, item.features], -1)
+    result: Tensor = x @ weight + head.mlp(x).squeeze(-1)
+    return result
+
+
+def measure(found: Sequence[tuple[Scored, Tensor]], temperature: float = 1.0) -> dict[str, float]:
+    """Mean negative log-likelihood, and accuracies of the file at the first decision and by stage."""
+    values: dict[str, list[float]] = {}
+    for item, score in found:
+        log_probabilities = (score / temperature).log_softmax(0)
+        values.setdefault("nll", []).append(-float(log_probabilities[list(item.best)].logsumexp(0)))
+        order = score.argsort(descending=True).tolist()
+        values.setdefault(item.stage, []).append(float(order[0] in item.best))
+        if item.first:
+            files = [item.files[i] for i in order if item.files[i]]
+            rank = min((files.index(g) for g in item.gold if g in files), default=999)
+            for k in (1, 3, 5):
+                values.setdefault(f"acc@{k}", []).append(float(rank < k))
+    return {k: round(sum(v) / len(v), 4) for k, v in sorted(values.items())}
+
+
+def calibrate(policy: EncoderPolicy, data: Sequence[Scored]) -> dict[str, Any]:
+    """Choose the penalty by leaving repositories out, refit, set temperature and threshold in place."""
+    head = policy.head
+    repos = sorted({d.repo for d in data})
+    folds = [set(repos[i::5]) for i in range(5)]
+    old = head.linear.weight[0].detach().clone()
+    report: dict[str, Any] = {"before": measure([(d, scores(head, old, d)) for d in data])}
+    best: tuple[float, float, list[tuple[Scored, Tensor]]] | None = None
+    for penalty in PENALTIES:
+        held: list[tuple[Scored, Tensor]] = []
+        for fold in folds:
+            weight = fit(head, [d for d in data if d.repo not in fold], penalty)
+            held += [(d, scores(head, weight, d)) for d in data if d.repo in fold]
+        figures = measure(held)
+        report[f"penalty {penalty}"] = figures
+        if best is None or figures["nll"] < best[0]:
+            best = (figures["nll"], penalty, held)
+    assert best is not None
+    _, penalty, held = best
+    if best[0] < report["before"]["nll"]:
+        with torch.no_grad():
+            head.linear.weight[0] = fit(head, data, penalty)
+        report["chosen"] = penalty
+    else:
+        held = [(d, scores(head, old, d)) for d in data]
+        report["chosen"] = "unchanged"
+    temperatures = [0.5 + 0.05 * i for i in range(60)]
+    policy.temperature = min(temperatures, key=lambda t: measure(held, t)["nll"])
+    policy.confidence_threshold = _threshold(held, policy.temperature)
+    report["temperature"] = policy.temperature
+    report["confidence_threshold"] = policy.confidence_threshold
+    return report
+
+
+def run(source: Path, packs: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Calibrate the checkpoint ``source`` on ``packs`` and write it to ``out``; the figures."""
+    policy = EncoderPolicy.from_folder(source)
+    report = calibrate(policy, [d for pack in packs for d in collect(policy, load_pack(pack))])
+    write(source, policy, out, report)
+    return report
+
+
+def write(source: Path, policy: EncoderPolicy, out: Path, report: dict[str, Any]) -> None:
+    """The checkpoint ``source`` with ``policy``'s head, temperature and threshold, into ``out``."""
+    manifest = {k: v for k, v in read_manifest(source).items() if k != "sha256"}
+    out.mkdir(parents=True, exist_ok=True)
+    if out.resolve() != source.resolve():
+        for name in ("adapter_model.safetensors", "adapter_config.json", "README.md"):
+            shutil.copy(source / name, out / name)
+    save_file(policy.head.state_dict(), out / "head.safetensors")
+    changed = {"temperature": policy.temperature, "confidence_threshold": policy.confidence_threshold}
+    write_manifest(out, **{**manifest, **changed, "calibration": report})
+
+
+def _threshold(held: Sequence[tuple[Scored, Tensor]], temperature: float) -> float:
+    """The greatest score, in steps of 0.01, below which fewer than ``FLOOR`` of first choices are right."""
+    sure = []
+    for item, score in held:
+        if item.stage in ("identify0", "identify1", "open1"):  # where an answer may be given
+            probabilities = (score / temperature).softmax(0)
+            top = int(probabilities.argmax())
+            sure.append((float(probabilities[top]), top in item.best))
+    threshold = 0.0
+    for step in range(1, 60):
+        below = [right for p, right in sure if p < step / 100]
+        if len(below) >= 8 and sum(below) / len(below) < FLOOR:
+            threshold = step / 100
+    return threshold
