@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from repoagent.encoder import EncoderPolicy
 from repoagent.explore import FEATURES, RepoEnvironment
 from repoagent.repo import Repo
 from repoagent.writer import WriterReflector
-from training import sft_policy, sft_reflector, template_teacher
+from training import calibrate, sft_policy, sft_reflector, template_teacher
 from training.pack import MaskedRepo, decisions, pack_rows
 
 FILES = {
@@ -137,6 +138,39 @@ def test_the_warm_start_lowers_the_loss_of_the_head(pack: Path) -> None:
     loss = sft_policy.warm_start(policy, tasks, sft_policy.Settings(pack=()), random.Random(0))
     assert loss < 0.7
     assert all(torch.equal(a, b) for a, b in zip(encoder, policy.encoder.parameters(), strict=True))
+
+
+def test_calibration_lowers_the_held_out_loss_and_is_saved(pack: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = sft_policy.Settings(pack=(str(pack),), epochs=1, batch=2, rank=1, warm_start_tasks=0)
+    policy = sft_policy.train(settings, tmp_path / "run")
+    tasks = sft_policy.load_pack(pack)
+    data = calibrate.collect(policy, tasks)
+    assert {d.stage for d in data} >= {"open0", "identify0", "open1"}
+    # Five repositories with the same questions: what is learnt on four holds on the fifth.
+    spread = [replace(d, repo=f"o/{i}") for i in range(5) for d in data]
+    report = calibrate.calibrate(policy, spread)
+    assert report["chosen"] != "unchanged"
+    assert report[f"penalty {report['chosen']}"]["nll"] < report["before"]["nll"]
+    assert report["temperature"] > 0
+    source = tmp_path / "run" / "last"
+    calibrate.write(source, policy, tmp_path / "calibrated", report)
+    loaded = EncoderPolicy.from_folder(tmp_path / "calibrated")
+    assert loaded.temperature == policy.temperature
+    assert torch.equal(loaded.head.linear.weight, policy.head.linear.weight)
+    assert not torch.equal(loaded.head.linear.weight, EncoderPolicy.from_folder(source).head.linear.weight)
+
+
+def test_the_threshold_leaves_out_what_is_mostly_wrong() -> None:
+    def item(top: float, right: bool) -> tuple[calibrate.Scored, torch.Tensor]:
+        scores = torch.tensor([top, (1 - top) / 2, (1 - top) / 2]).log()
+        empty = torch.zeros(3, 0)
+        best = (0,) if right else (1,)
+        return calibrate.Scored("r", "identify0", False, empty, empty, best, (), ()), scores
+
+    held = [item(0.40, False) for _ in range(20)] + [item(0.55, True) for _ in range(20)]
+    assert 0.40 < calibrate._threshold(held, 1.0) <= 0.59
+    assert calibrate._threshold([item(0.40, True) for _ in range(20)], 1.0) == 0.0
 
 
 def test_the_template_teacher_names_the_option_and_knows_when_to_leave(pack: Path) -> None:

@@ -59,18 +59,17 @@ def collect(policy: EncoderPolicy, tasks: Sequence[Packed]) -> list[Scored]:
         scores_of(policy, collator, task, [(d, range(len(d["options"])), "") for d in kept])
         for number, (decision, (interactions, features)) in enumerate(zip(kept, captured, strict=True)):
             files = tuple(o[2] if o[1] in ("open", "identify") else "" for o in decision["options"])
-            found.append(
-                Scored(
-                    task["repo"],
-                    decision["stage"],
-                    number == 0,
-                    interactions,
-                    features,
-                    tuple(decision["best"]),
-                    files,
-                    tuple(task["gold"]),
-                )  # fmt: skip
+            item = Scored(
+                repo=task["repo"],
+                stage=decision["stage"],
+                first=number == 0,
+                interactions=interactions,
+                features=features,
+                best=tuple(decision["best"]),
+                files=files,
+                gold=tuple(task["gold"]),
             )
+            found.append(item)
     handle.remove()
     return found
 
