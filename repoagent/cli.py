@@ -19,13 +19,12 @@ try:
     import typer
 
     from repoagent import __version__
-    from repoagent.errors import InputError, ModelError, RepoagentError
+    from repoagent.errors import InputError, RepoagentError
 except KeyboardInterrupt:  # these imports take long enough to be interrupted
     sys.exit(130)
 
 if TYPE_CHECKING:
     from benchmarks.autoexplore.evaluate import Question, Row, System
-    from repoagent.players import Policy, Reflector
 
 INTERRUPTED = 130
 
@@ -95,17 +94,6 @@ def _options(
     """Options of repoagent itself."""
 
 
-def _load(policy: str, reflector: str) -> tuple[Policy, Reflector]:
-    from repoagent.models import load_policy, load_reflector
-
-    try:
-        return load_policy(policy), load_reflector(reflector)
-    except ImportError as error:
-        raise ModelError(
-            f"the model cannot be loaded ({error}); `repoagent doctor` says what is missing."
-        ) from error
-
-
 # -- ask ---------------------------------------------------------------------------------------
 
 
@@ -131,6 +119,7 @@ def ask(
     from repoagent.answer import answers
     from repoagent.episode import Trajectory, play
     from repoagent.explore import ExploreConfig, RepoEnvironment, Task
+    from repoagent.models import load_players
     from repoagent.players import RandomPolicy
     from repoagent.repo import Repo
 
@@ -143,7 +132,7 @@ def ask(
     trajectory = Trajectory()
     with show.Trail(Console(stderr=True, quiet=quiet, highlight=False)) as trail:
         trail.wait("loading the model")
-        players = _load(policy, "none" if no_reflect else reflector)
+        players = load_players(policy, "none" if no_reflect else reflector)
         trail.wait("reading the repository")
         environment = RepoEnvironment(repository, ExploreConfig(horizon=steps))
         greedy = not isinstance(players[0], RandomPolicy)
@@ -279,8 +268,9 @@ def _prepare(
 def _agent(policy: str, reflector: str, steps: int, top: int, seed: int) -> tuple[System, dict[str, Any]]:
     from benchmarks.autoexplore.evaluate import agent
     from repoagent.explore import ExploreConfig
+    from repoagent.models import load_players
 
-    players = _load(policy, reflector)
+    players = load_players(policy, reflector)
     settings = {"steps": steps, "policy": players[0].name, "reflector": players[1].name}
     return agent(*players, ExploreConfig(horizon=steps), top, seed), settings
 

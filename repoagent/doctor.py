@@ -68,7 +68,7 @@ def _requirements() -> Iterator[tuple[str, str]]:
     try:
         wanted = requires("repoagent") or []
     except PackageNotFoundError:  # run from a checkout that is not installed
-        wanted = [f"{name}" for name in ("torch", "tokenizers", "safetensors", "typer", "rich")]
+        wanted = ["torch", "tokenizers", "safetensors", "typer", "rich"]
     for line in wanted:
         name = re.match(r"[\w.-]+", line)
         extra = re.search(r"extra == ['\"](\w+)['\"]", line)
@@ -110,7 +110,7 @@ def _loads(what: str, load: Callable[[str], Any]) -> Finding:
         player = load("bundled")
     except ModelError as error:
         return Finding(what, _line(error), False)
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         return Finding(what, f"cannot be loaded ({_line(error)})", False, "install repoagent again")
     return Finding(what, f"{player.name}, intact, loaded in {time.perf_counter() - started:.1f} s")
 

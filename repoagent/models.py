@@ -92,6 +92,16 @@ def load_reflector(
     return TransformerReflector.from_folder(spec, device, **options)
 
 
+def load_players(policy: str, reflector: str) -> tuple[Policy, Reflector]:
+    """Both players; a package that is missing or broken is a :class:`ModelError` too."""
+    try:
+        return load_policy(policy), load_reflector(reflector)
+    except (ImportError, OSError) as error:  # OSError: a shared library of torch that does not load
+        raise ModelError(
+            f"the model cannot be loaded ({error}); `repoagent doctor` says what is missing."
+        ) from error
+
+
 def available() -> list[KnownModel]:
     """The models that come along, checked: the two bundled checkpoints and the encoder under the policy."""
     return [
@@ -132,7 +142,7 @@ def _encoder() -> KnownModel:
         from repoagent.encoder import minilm_folder
 
         return _known("bundled encoder", "policy", kind, minilm_folder())
-    except ModelError as error:
+    except (ModelError, ImportError, OSError) as error:  # the last two: torch is missing or broken
         return KnownModel("bundled encoder", "policy", kind, Path(), 0, str(error))
 
 

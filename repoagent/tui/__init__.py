@@ -21,9 +21,9 @@ def run(repo_path: str, policy: str = "bundled", reflector: str = "bundled", ste
     def players() -> Pair:
         if not policy.startswith(("openai:", "random")) or not reflector.startswith(("openai:", "none")):
             preload_torch()
-        from repoagent.models import load_policy, load_reflector
+        from repoagent.models import load_players
 
-        pair = load_policy(policy), load_reflector(reflector)
+        pair = load_players(policy, reflector)
         gc.freeze()  # else each full collection goes through all that the imports brought
         return pair
 
