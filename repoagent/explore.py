@@ -64,9 +64,9 @@ PLAIN = ExploreConfig(search=False, hints=False, lines=False, horizon=15, page=0
 class RepoEnvironment:
     """AutoExplore over ``repo``.
 
-    Rewards: each action costs 1/horizon in total return; a right ``identify`` gives 1 (0.75 if
-    the lines chosen after it miss the span), a wrong one, or running out of steps, gives -1; the
-    sum over an episode stays within [-1, 1]. Without gold files every reward is 0.
+    Rewards: each action but the last costs 1/(2 horizon); the last of an episode with a right
+    ``identify`` gives 1 (0.75 if the lines chosen after it miss the span); a wrong one, or running
+    out of steps, makes the sum over the episode -1. Without gold files every reward is 0.
     """
 
     def __init__(self, repo: Repo, config: ExploreConfig | None = None) -> None:
@@ -120,8 +120,7 @@ class RepoEnvironment:
                 terminated = not self._blocks
                 result = f"Identified {display(option.target)}."
             case "lines":
-                first, last = option.target.split("-")
-                self.chosen = (int(first), int(last))
+                self.chosen = _span(option.target)
                 terminated = True
                 result = f"Lines {option.target}."
         truncated = not terminated and self.identified is None and self._steps >= self.config.horizon
@@ -138,7 +137,7 @@ class RepoEnvironment:
         gold = self.task.gold
         if self.identified is not None:
             span = self.task.span
-            if span is None or self.identified != gold[:1][0]:
+            if span is None or self.identified != gold[0]:
                 return []
             return [i for i, o in enumerate(options) if overlap(_span(o.target), span)]
         for kind, wanted in (("identify", set(gold) & set(self.opened)), ("open", set(gold))):
