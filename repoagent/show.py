@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from repoagent.answer import Answer, trail
-from repoagent.episode import Acted, Decided, Event, Observed, Reflected, ReflectionToken, Trajectory
+from repoagent.episode import Decided, Event, Observed, Reflected, ReflectionToken, Trajectory
 from repoagent.repo import display
 from repoagent.terms import STOPWORDS, root
 
@@ -79,8 +79,6 @@ class Trail:
                     mark, style = ("->", "green") if i == index else ("  ", "dim")
                     text = clean(self._observation.options[i].text)
                     self._line(f"   {mark} {math.exp(log_probabilities[i]):4.0%}  {text}", style)
-            case Acted():
-                pass
 
     def _line(self, text: str, style: str, end: str = "\n") -> None:
         # soft_wrap: the terminal wraps, so that pieces of a reflection join up.
