@@ -68,6 +68,8 @@ def check_output(path: Path) -> None:
     """Raise ``InputError`` now rather than after hours of work if ``path`` cannot be written."""
     if path.suffix not in (".md", ".json"):
         raise InputError(f"cannot write {path}: unknown kind of file; name it .md or .json.")
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a directory; name a file.")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: {path.parent} is no directory; create it first.")
 
