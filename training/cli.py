@@ -132,7 +132,7 @@ def _rows(split: SplitName, files: list[Path] | None) -> list[dict[str, Any]]:
     found = files or sorted((tasks.TASKS / split.value).glob("*.jsonl"))
     if missing := [f for f in found if not f.is_file()]:
         raise InputError(f"{missing[0]} does not exist; name a file of tasks.")
-    return [json.loads(line) for f in found for line in f.read_text("utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for f in found for line in f.read_text("utf-8").split("\n") if line.strip()]
 
 
 @app.command()
