@@ -1,6 +1,6 @@
 """Pack tasks and trees into one file of decisions that training reads anywhere.
 
-repoagent train pack --trees DIR --out runs/pack [--tasks FILE ...]
+repoagent train pack --trees DIR --out runs/pack/train.jsonl.gz [--tasks FILE ...]
 
 A decision is a state on or off the optimal path with its options and the indices of the best
 ones. Off the path means after opening a wrong file: a teacher's distractor where the task has
@@ -25,7 +25,7 @@ MAX_STEPS = 8  # of an oracle trajectory; deeper files are left to the walk
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One state: ``options`` are (text index, kind, target, features); ``best`` indexes options.
+    """One state; ``best`` holds the indices of the best options of its observation.
 
     ``reflection`` is the teacher's on this state, empty where there is none.
     """
