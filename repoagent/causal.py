@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from repoagent.errors import ModelError
-from repoagent.manifest import MANIFEST, read_manifest, write_manifest
+from repoagent.manifest import MANIFEST, expanded, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,7 +45,7 @@ def pick_device(device: str | None = None) -> str:
 
 def locate(source: str | Path) -> Path:
     """The local folder of ``source``, which is a folder or a hub id (then downloaded if need be)."""
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir():
         return folder
     if folder.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(source)):
@@ -97,7 +97,7 @@ class CausalLM:
         folder, device = locate(source), pick_device(device)
         adapter = (folder / "adapter_config.json").is_file()
         # What a saved checkpoint names as its base: the hub id where there is one, not its cache folder.
-        name = str(folder.resolve()) if Path(source).expanduser().is_dir() else str(source)
+        name = str(folder.resolve()) if expanded(source).is_dir() else str(source)
         base, base_folder = _base_of(folder) if adapter else (name, folder)
         options = _quantization(device, load_in_8bit, load_in_4bit)
         options["dtype"] = getattr(torch, dtype) if dtype else _default_dtype(device)

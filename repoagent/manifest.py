@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from repoagent.errors import ModelError
 
 MANIFEST = "repoagent.json"
+
+
+def expanded(path: str | Path) -> Path:
+    """``path`` with ``~`` expanded; ``~nobody`` stays as it is, where ``Path.expanduser`` raises."""
+    return Path(os.path.expanduser(path))
 
 
 def write_manifest(folder: Path, **entries: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from repoagent.errors import ModelError
-from repoagent.manifest import damage, read_manifest
+from repoagent.manifest import damage, expanded, read_manifest
 from repoagent.players import NoReflector, Policy, RandomPolicy, Reflector
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -40,7 +40,7 @@ def load_policy(
     "openai:BASE_URL#MODEL". Raises :class:`ModelError` where it is missing, broken or of another kind.
     """
     options: dict[str, Any] = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
-    folder = _bundled("policy") if spec == "bundled" else Path(spec).expanduser()
+    folder = _bundled("policy") if spec == "bundled" else expanded(spec)
     light = spec in ("bundled", "random") or spec.startswith(CHAT) or _entry(folder, "head") == ENCODER_HEAD
     if light:
         _refuse_quantization(spec, options)
@@ -70,7 +70,7 @@ def load_reflector(
     "openai:BASE_URL#MODEL". Raises :class:`ModelError` where it is missing, broken or of another kind.
     """
     options: dict[str, Any] = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
-    folder = _bundled("reflector") if spec == "bundled" else Path(spec).expanduser()
+    folder = _bundled("reflector") if spec == "bundled" else expanded(spec)
     written = str(_entry(folder, "format")).startswith(WRITER_FORMAT)
     light = spec in ("bundled", "none") or spec.startswith(CHAT) or written
     if light:

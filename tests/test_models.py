@@ -102,6 +102,8 @@ def test_what_comes_along_loads(role):
 def test_a_folder_that_does_not_exist(load, tmp_path):
     with pytest.raises(ModelError, match="no model folder at"):
         load(str(tmp_path / "nothing"))
+    with pytest.raises(ModelError, match="no model folder at"):
+        load("~nobody-of-this-name/model")
 
 
 def test_a_changed_byte_is_noticed(tiny, tmp_path):
