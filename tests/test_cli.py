@@ -334,3 +334,16 @@ def test_models_lists_what_the_flags_accept() -> None:
     for word in ("--policy", "--reflector", "bundled", "random", "none", "openai:BASE_URL#MODEL"):
         assert word in result.stdout
     assert result.returncode in (0, 3)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["models"], ["doctor"], ["ask", "port?", ".", "--no-reflect", "--policy", "bundled"]]
+)
+def test_without_torch_it_is_exit_3_and_no_traceback(arguments: list[str]) -> None:
+    probe = (
+        f"import sys; sys.modules['torch'] = None; sys.argv[1:] = {arguments!r}\n"
+        "from repoagent.cli import main; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment())
+    assert result.returncode == 3, result.stderr
+    assert "torch" in result.stdout + result.stderr and "Traceback" not in result.stderr
