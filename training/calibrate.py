@@ -77,28 +77,37 @@ def collect(policy: EncoderPolicy, tasks: Sequence[Packed]) -> list[Scored]:
 def fit(head: LateInteractionHead, data: Sequence[Scored], penalty: float, steps: int = 150) -> Tensor:
     """Weights of ``head.linear`` that minimise the weighted loss plus ``penalty`` |w - w_0|^2."""
     with torch.no_grad():
-        inputs = [torch.cat([d.interactions, d.features], -1) for d in data]
-        fixed = [head.mlp(x).squeeze(-1) for x in inputs]
+        inputs, valid, best = padded(data)
+        fixed = head.mlp(inputs).squeeze(-1)
         start = head.linear.weight[0].detach().clone()
         # Every input moves the scores by as much, whatever its scale.
-        scale = torch.cat(inputs).std(0).clamp(min=1e-2)
+        scale = inputs[valid].std(0).clamp(min=1e-2)
     share = torch.tensor([STAGE_WEIGHT.get(d.stage, 0.2) for d in data])
     share = share / share.sum()
     change = torch.zeros_like(start, requires_grad=True)
     optimizer = torch.optim.Adam([change], lr=0.03)
     for _ in range(steps):
-        weight = start + change / scale
-        losses = torch.stack(
-            [
-                -(x @ weight + f).log_softmax(0)[list(d.best)].logsumexp(0)
-                for x, f, d in zip(inputs, fixed, data, strict=True)
-            ]
-        )
-        loss = (losses * share).sum() + penalty * change.pow(2).sum()
+        score = (inputs @ (start + change / scale) + fixed).masked_fill(~valid, -torch.inf)
+        log_probabilities = score.log_softmax(1).masked_fill(~best, -torch.inf)
+        loss = -(log_probabilities.logsumexp(1) * share).sum() + penalty * change.pow(2).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return (start + change / scale).detach()
+
+
+def padded(data: Sequence[Scored]) -> tuple[Tensor, Tensor, Tensor]:
+    """The head's inputs (decisions, options, inputs), which options exist, and which are best."""
+    longest = max(len(d.features) for d in data)
+    width = data[0].interactions.shape[1] + data[0].features.shape[1]
+    inputs = torch.zeros(len(data), longest, width)
+    valid = torch.zeros(len(data), longest, dtype=torch.bool)
+    best = torch.zeros(len(data), longest, dtype=torch.bool)
+    for row, item in enumerate(data):
+        inputs[row, : len(item.features)] = torch.cat([item.interactions, item.features], -1)
+        valid[row, : len(item.features)] = True
+        best[row, list(item.best)] = True
+    return inputs, valid, best
 
 
 @torch.no_grad()
@@ -145,8 +154,9 @@ def calibrate(policy: EncoderPolicy, data: Sequence[Scored]) -> dict[str, Any]:
     assert best is not None
     _, penalty, held = best
     if best[0] < report["before"]["nll"]:
+        weight = fit(head, data, penalty)
         with torch.no_grad():
-            head.linear.weight[0] = fit(head, data, penalty)
+            head.linear.weight[0] = weight
         report["chosen"] = penalty
     else:
         held = [(d, scores(head, old, d)) for d in data]
