@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.autoexplore.evaluate import Question, Row, System
 
 INTERRUPTED = 130
+CRASHED = 70  # EX_SOFTWARE: not to be taken for an answer that is not confident
 
 app = typer.Typer(
     name="repoagent",
@@ -117,10 +118,9 @@ def ask(
 
     from repoagent import show
     from repoagent.answer import answers
-    from repoagent.episode import Trajectory, play
+    from repoagent.episode import Finished, Trajectory, play
     from repoagent.explore import ExploreConfig, RepoEnvironment, Task
     from repoagent.models import load_players
-    from repoagent.players import RandomPolicy
     from repoagent.repo import Repo
 
     started = time.perf_counter()
@@ -135,10 +135,10 @@ def ask(
         players = load_players(policy, "none" if no_reflect else reflector)
         trail.wait("reading the repository")
         environment = RepoEnvironment(repository, ExploreConfig(horizon=steps))
-        greedy = not isinstance(players[0], RandomPolicy)
-        for event in play(environment, Task(question), *players, greedy=greedy):
+        for event in play(environment, Task(question), *players):
             trail.show(event)
-            trajectory = getattr(event, "trajectory", trajectory)
+            if isinstance(event, Finished):
+                trajectory = event.trajectory
     files_read = len(repository.files_read)  # before the snippets of the answers are read
     found = answers(environment, trajectory, top)
     if as_json:
@@ -158,7 +158,7 @@ def ask(
         show.write_answers(sys.stdout, found, reason, show.highlighter(sys.stdout))
     sys.stdout.flush()
     threshold = float(getattr(players[0], "confidence_threshold", 0.0))
-    if found and found[0].score >= threshold:
+    if environment.identified is not None and found[0].score >= threshold:
         return
     if not quiet:
         note = "the best guesses are above" if found else "there is nothing to open"
@@ -391,7 +391,10 @@ def _run() -> int:
         # Usage errors; Typer's own classes for them have moved between its versions.
         message = getattr(error, "format_message", None)
         if message is None:
-            raise
+            if os.environ.get("REPOAGENT_DEBUG"):
+                raise
+            what = f"unexpected {type(error).__name__}: {error}".rstrip(": ")
+            return _complain(f"{what}; set REPOAGENT_DEBUG=1 for the traceback and report it.", CRASHED)
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message())
             return 0

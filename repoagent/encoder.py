@@ -300,14 +300,14 @@ class EncoderPolicy(nn.Module):
             adapter = load_file(folder / "adapter_model.safetensors")
             merge_lora(policy.encoder, adapter, lora["lora_alpha"] / lora["r"])
             policy.head.load_state_dict(load_file(folder / "head.safetensors"))
-        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise ModelError(
                 f"the policy in {folder} cannot be loaded: {reason}; install it again."
             ) from error
-        policy.temperature = meta["temperature"]
-        policy.confidence_threshold = meta["confidence_threshold"]
-        policy.name = meta.get("name", folder.name)
+        policy.temperature = float(meta.get("temperature", 1.0))
+        policy.confidence_threshold = float(meta.get("confidence_threshold", 0.0))
+        policy.name = str(meta.get("name", folder.name))
         return policy
 
     @staticmethod

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from repoagent.environment import Environment, Observation, Option, StepResult
-from repoagent.players import NoReflector, Policy, Reflector, choose
+from repoagent.players import NoReflector, Policy, RandomPolicy, Reflector, choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,15 @@ def play(
     reflector: Reflector | None = None,
     *,
     seed: int | None = None,
-    greedy: bool = True,
+    greedy: bool | None = None,
 ) -> Iterator[Event]:
     """Play one episode and yield what happens as it happens.
 
-    With ``greedy`` the most likely option is taken, else one drawn with ``seed``.
+    With ``greedy`` the most likely option is taken, else one drawn with ``seed``; by default
+    options are drawn for a random policy alone, whose most likely one means nothing.
     """
+    if greedy is None:
+        greedy = not isinstance(policy, RandomPolicy)
     reflector = reflector or NoReflector()
     rng = None if greedy else random.Random(seed)
     trajectory = Trajectory()

@@ -127,8 +127,6 @@ class RepoEnvironment:
         self._done = terminated or truncated
         reward = self._reward(terminated, truncated)
         observation = self._observe(result)
-        if not observation.options and not self._done:  # an empty directory without a way out
-            self._done = truncated = True
         return StepResult(observation, reward, terminated, truncated, {"success": self._right()})
 
     def oracle(self) -> list[int]:

@@ -47,7 +47,10 @@ def damage(folder: Path) -> str | None:
     for path in weights:
         if not _whole(path):
             return f"{path.name} is not a whole safetensors file"
-    for name, digest in read_manifest(folder).get("sha256", {}).items():
+    digests = read_manifest(folder).get("sha256", {})
+    if not isinstance(digests, dict):
+        return f"{MANIFEST} holds no digests"
+    for name, digest in digests.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
         if _sha256(folder / name) != digest:

@@ -95,8 +95,7 @@ def terms(question: str) -> list[Term]:
         if stem in found:
             continue
         variants = [(stem.encode(), 1.0)]
-        variants += [(a.encode(), 0.6) for a in ABBREVIATIONS.get(word, ()) if not stem.startswith(a)]
-        variants += [(a.encode(), 0.6) for a in ABBREVIATIONS.get(word, ()) if stem.startswith(a)]
+        variants += [(a.encode(), 0.6) for a in ABBREVIATIONS.get(word, ())]
         found[stem] = Term(word, tuple(dict.fromkeys(variants)), word in code)
     return list(found.values())[:24]
 

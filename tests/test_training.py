@@ -102,7 +102,7 @@ def test_training_and_playing_see_the_same_scores(pack: Path, trees: Path) -> No
     everything = range(len(decision["options"]))
     with torch.inference_mode():
         (scores,) = sft_policy.scores_of(
-            policy, sft_policy.Collator(policy), task, [(decision, everything, "look")]
+            policy, task, [(decision, everything, "look")]
         )
     observation = RepoEnvironment(Repo.open(trees / "o__thing")).reset(sft_policy_task(task))
     (played,) = policy.distribution([observation], ["look"])
@@ -192,6 +192,9 @@ def test_the_reflector_learns_by_heart_and_is_loaded_as_it_was_saved(pack: Path,
     tasks = sft_policy.load_pack(pack)
     first = [sft_reflector.observation_of(t, t["decisions"][0]) for t in tasks]
     assert reflector.reflect(first) == ["Look in src/net.", "A constant of the pool."]
+    assert sft_reflector.add_reflections(pack, reflector, tmp_path / "more.gz") > 6
+    added = sft_policy.load_pack(tmp_path / "more.gz")
+    assert added[0]["decisions"][0]["generated"] == "Look in src/net."
     manifest = json.loads((folder / "repoagent.json").read_text())
     assert manifest["training"]["steps"] == math.ceil(150 * len(taught(tasks)) / 2)
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from repoagent.encoder import EncoderPolicy, LateInteractionHead
 from repoagent.manifest import read_manifest, write_manifest
-from training.sft_policy import STAGE_WEIGHT, Collator, Packed, load_pack, scores_of
+from training.sft_policy import STAGE_WEIGHT, Packed, load_pack, scores_of
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 FLOOR = 0.15
@@ -46,9 +46,13 @@ class Scored:
 
 
 @torch.no_grad()
-def collect(policy: EncoderPolicy, tasks: Sequence[Packed]) -> list[Scored]:
-    """Encode every option of every decision of ``tasks`` once."""
-    collator, found = Collator(policy), []
+def collect(policy: EncoderPolicy, tasks: Sequence[Packed], reflection_key: str = "") -> list[Scored]:
+    """Encode every option of every decision of ``tasks`` once.
+
+    With ``reflection_key`` "generated" the policy reads what the reflector itself wrote, so the
+    weight of reflections is fitted to what they will be worth.
+    """
+    found = []
     captured: list[tuple[Tensor, Tensor]] = []
     handle = policy.head.register_forward_hook(lambda _m, args, _o: captured.append((args[0], args[1])))
     for task in tasks:
@@ -56,7 +60,9 @@ def collect(policy: EncoderPolicy, tasks: Sequence[Packed]) -> list[Scored]:
         if not kept:
             continue
         captured.clear()
-        scores_of(policy, collator, task, [(d, range(len(d["options"])), "") for d in kept])
+        said = [d.get(reflection_key, "") if reflection_key else "" for d in kept]
+        asked = [(d, range(len(d["options"])), s) for d, s in zip(kept, said, strict=True)]
+        scores_of(policy, task, asked)
         for number, (decision, (interactions, features)) in enumerate(zip(kept, captured, strict=True)):
             files = tuple(o[2] if o[1] in ("open", "identify") else "" for o in decision["options"])
             item = Scored(
@@ -169,10 +175,12 @@ def calibrate(policy: EncoderPolicy, data: Sequence[Scored]) -> dict[str, Any]:
     return report
 
 
-def run(source: Path, packs: Sequence[Path], out: Path) -> dict[str, Any]:
+def run(source: Path, packs: Sequence[Path], out: Path, reflection_key: str = "") -> dict[str, Any]:
     """Calibrate the checkpoint ``source`` on ``packs`` and write it to ``out``; the figures."""
     policy = EncoderPolicy.from_folder(source)
-    report = calibrate(policy, [d for pack in packs for d in collect(policy, load_pack(pack))])
+    report = calibrate(
+        policy, [d for pack in packs for d in collect(policy, load_pack(pack), reflection_key)]
+    )
     write(source, policy, out, report)
     return report
 

@@ -205,6 +205,9 @@ def calibrate(
     policy: Annotated[Path, typer.Option("--policy", metavar="DIR", help="Checkpoint of the policy.")],
     pack: PackOption,
     out: OutFile,
+    reflection: Annotated[
+        str, typer.Option("--reflection", help="Key of the reflections that the policy reads, if any.")
+    ] = "",
     threads: ThreadsOption = None,
 ) -> None:
     """Refit a trained policy's head, temperature and threshold on validation repositories."""
@@ -214,7 +217,7 @@ def calibrate(
 
     if threads:
         torch.set_num_threads(threads)
-    for name, figures in calibration.run(policy, pack, out).items():
+    for name, figures in calibration.run(policy, pack, out, reflection).items():
         typer.echo(f"{name}: {figures}")
 
 
@@ -244,6 +247,25 @@ def sft_reflector(
         seed=seed,
     )
     sft.train(settings, out, device)
+
+
+@app.command()
+def reflect(
+    pack: Annotated[Path, typer.Option("--pack", metavar="FILE", help="Packed decisions.")],
+    out: OutFile,
+    reflector: Annotated[Path, typer.Option("--reflector", metavar="DIR", help="Checkpoint.")],
+    threads: ThreadsOption = None,
+) -> None:
+    """Add to a pack what the trained reflector writes on every decision."""
+    import torch
+
+    from repoagent.writer import WriterReflector
+    from training.sft_reflector import add_reflections
+
+    if threads:
+        torch.set_num_threads(threads)
+    count = add_reflections(pack, WriterReflector.from_folder(reflector), out)
+    typer.echo(f"{count} reflections in {out}")
 
 
 @app.command()

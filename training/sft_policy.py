@@ -87,22 +87,8 @@ def sample(decision: Packed, negatives: int, rng: random.Random) -> list[int]:
     return kept + (chosen + rest)[:negatives]
 
 
-class Collator:
-    """Token ids of a pack's texts, made once and kept."""
-
-    def __init__(self, policy: EncoderPolicy) -> None:
-        self.policy = policy
-        self._ids: dict[tuple[int, int, bool], tuple[list[int], int]] = {}
-
-    def option(self, task: Packed, option: Sequence[Any]) -> tuple[list[int], int]:
-        """Token ids of an option and the length of its first line."""
-        text, kind = task["texts"][option[0]], option[1]
-        return self.policy.option_ids(Option("", kind, evidence=text))
-
-
 def scores_of(
     policy: EncoderPolicy,
-    collator: Collator,
     task: Packed,
     chosen: Sequence[tuple[Packed, Sequence[int], str]],
 ) -> list[Tensor]:
@@ -115,7 +101,7 @@ def scores_of(
             key = (option[0], option[1] == "lines")
             if key not in rows:
                 rows[key] = len(ids)
-                ids.append(collator.option(task, option))
+                ids.append(policy.option_ids(Option("", option[1], evidence=task["texts"][option[0]])))
     order = sorted(range(len(ids)), key=lambda r: len(ids[r][0]))
     length = max(len(r) for r, _ in ids)
     parts: list[Tensor | None] = [None] * len(ids)
@@ -146,9 +132,7 @@ def scores_of(
     return result
 
 
-def task_loss(
-    policy: EncoderPolicy, collator: Collator, task: Packed, settings: Settings, rng: random.Random
-) -> Tensor:
+def task_loss(policy: EncoderPolicy, task: Packed, settings: Settings, rng: random.Random) -> Tensor:
     """Weighted listwise loss of one task's decisions, -log of the probability of the best options."""
     chosen, weights, best = [], [], []
     for decision in task["decisions"]:
@@ -166,7 +150,7 @@ def task_loss(
     if not chosen:
         return torch.zeros((), requires_grad=True)
     losses = []
-    for scores, count, weight in zip(scores_of(policy, collator, task, chosen), best, weights, strict=True):
+    for scores, count, weight in zip(scores_of(policy, task, chosen), best, weights, strict=True):
         log_probabilities = scores.log_softmax(0)
         loss = -log_probabilities[:count].logsumexp(0)
         if settings.label_smoothing:
@@ -183,7 +167,6 @@ def evaluate(
     stages: Sequence[str] = ("open0",),
 ) -> dict[str, float]:
     """acc@1, acc@3, acc@5 of files at the first decision, top choice of the other stages."""
-    collator = Collator(policy)
     right: dict[str, list[float]] = {}
     for task in tasks:
         first = True
@@ -192,7 +175,7 @@ def evaluate(
             if stage not in stages and not (first and "open0" in stages):
                 continue
             said = decision.get(reflection_key, "") if reflection_key else ""
-            (scores,) = scores_of(policy, collator, task, [(decision, range(len(decision["options"])), said)])
+            (scores,) = scores_of(policy, task, [(decision, range(len(decision["options"])), said)])
             order = scores.argsort(descending=True).tolist()
             if first and "open0" in stages:
                 files = [
@@ -216,7 +199,6 @@ def warm_start(
     policy: EncoderPolicy, tasks: Sequence[Packed], settings: Settings, rng: random.Random
 ) -> float:
     """Fit the head alone on the frozen encoder; returns the last mean loss."""
-    collator = Collator(policy)
     cached = []
     with torch.no_grad():
         for task in tasks:
@@ -228,7 +210,7 @@ def warm_start(
                 handle = policy.head.register_forward_hook(
                     lambda _m, args, _o, into=captured: into.append((args[0], args[1]))
                 )
-                scores_of(policy, collator, task, [(decision, indices, "")])
+                scores_of(policy, task, [(decision, indices, "")])
                 handle.remove()
                 count = len([i for i in indices if i in set(decision["best"])])
                 cached.append((*captured[0], count))
@@ -273,7 +255,7 @@ def train(settings: Settings, out: Path, device: str = "cpu") -> EncoderPolicy:
         print(values, flush=True)
 
     state_file = out / "state.pt"
-    resumed = torch.load(state_file, weights_only=False) if state_file.exists() else None
+    resumed = torch.load(state_file, weights_only=True) if state_file.exists() else None
     if resumed is None and not settings.init and settings.warm_start_tasks:
         few = rng.sample(packs[0], min(settings.warm_start_tasks, len(packs[0])))
         loss = warm_start(policy, few, settings, rng)
@@ -301,7 +283,6 @@ def train(settings: Settings, out: Path, device: str = "cpu") -> EncoderPolicy:
         rng.setstate(resumed["rng"])
     else:
         spent = time.monotonic() - started
-    collator = Collator(policy)
     order = _order(packs, settings, rng, step)
     mean, clock = None, time.monotonic()
     bases = [g["lr"] for g in optimizer.param_groups]
@@ -321,7 +302,7 @@ def train(settings: Settings, out: Path, device: str = "cpu") -> EncoderPolicy:
         optimizer.zero_grad()
         value = 0.0
         for _ in range(settings.batch):
-            loss = task_loss(policy, collator, next(order), settings, rng) / settings.batch
+            loss = task_loss(policy, next(order), settings, rng) / settings.batch
             loss.backward()
             value += float(loss.detach())
         torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)

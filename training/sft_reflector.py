@@ -8,6 +8,7 @@ teacher's. The tokenizer is a byte-level BPE learnt from the prompts and reflect
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import random
@@ -24,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from repoagent.environment import Observation, Option
 from repoagent.manifest import write_manifest
 from repoagent.prompt import PROMPT_FORMAT, reflection_prompt
-from repoagent.writer import BEGIN, END, MAX_NEW_TOKENS
+from repoagent.writer import BEGIN, END, MAX_NEW_TOKENS, WriterReflector
 from training.sft_policy import load_pack
 from training.template_teacher import reflection
 
@@ -72,6 +73,22 @@ def examples(
                 yield observation_of(task, decision), decision["reflection"], "teacher"
             elif rng.random() < templates:
                 yield observation_of(task, decision), reflection(task, decision, rng), "template"
+
+
+def add_reflections(pack: Path, reflector: WriterReflector, out: Path, batch: int = 16) -> int:
+    """Copy ``pack`` to ``out`` with what ``reflector`` writes on every decision, as "generated"."""
+    tasks = load_pack(pack)
+    found = [(task, decision) for task in tasks for decision in task["decisions"]]
+    # Prompts of like length side by side: batches are padded to the longest.
+    found.sort(key=lambda pair: len(pair[1]["last_result"]))
+    for start in range(0, len(found), batch):
+        part = found[start : start + batch]
+        texts = reflector.reflect([observation_of(task, decision) for task, decision in part])
+        for (_, decision), text in zip(part, texts, strict=True):
+            decision["generated"] = text
+    with gzip.open(out, "wt", encoding="utf-8", compresslevel=3) as file:
+        file.writelines(json.dumps(task, ensure_ascii=False) + "\n" for task in tasks)
+    return len(found)
 
 
 def make_tokenizer(texts: Iterator[str], size: int) -> Tokenizer:
@@ -160,7 +177,7 @@ def train(settings: Settings, out: Path, device: str = "cpu") -> Path:
     step, spent = 0, 0.0
     state_file = out / "state.pt"
     if state_file.exists():
-        saved = torch.load(state_file, weights_only=False)
+        saved = torch.load(state_file, weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         step, spent = saved["step"], saved["spent"]

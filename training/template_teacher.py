@@ -1,7 +1,7 @@
 """The offline teacher of AutoExplore: reflections by template, grounded in what the state shows.
 
-It needs no network and knows no answer: it says which words of the question the promising options
-carry, as a careful reader of the same observation would.
+It needs no network. It is told the best option, as the paper's teacher is told when an action was a
+mistake, and says which words of the question that option carries and the last opened file does not.
 """
 
 from __future__ import annotations

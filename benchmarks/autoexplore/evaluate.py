@@ -25,7 +25,7 @@ from repoagent.answer import Answer, answers
 from repoagent.episode import Finished, play
 from repoagent.errors import InputError
 from repoagent.explore import ExploreConfig, RepoEnvironment, Task, overlap
-from repoagent.players import Policy, RandomPolicy, Reflector
+from repoagent.players import Policy, Reflector
 from repoagent.repo import Repo, display
 
 BASELINES = ("bm25",)
@@ -146,8 +146,7 @@ def agent(policy: Policy, reflector: Reflector, config: ExploreConfig, top: int,
 
         def ask(question: Question) -> tuple[list[Answer], int | None, int | None]:
             repo.files_read.clear()
-            greedy = not isinstance(policy, RandomPolicy)
-            *_, last = play(environment, question.task, policy, reflector, seed=next(seeds), greedy=greedy)
+            *_, last = play(environment, question.task, policy, reflector, seed=next(seeds))
             assert isinstance(last, Finished)
             opened = len(repo.files_read)  # before the snippets of the answers are read
             return answers(environment, last.trajectory, top), len(last.trajectory.steps), opened
