@@ -252,6 +252,26 @@ def bench_autoexplore(
     _measure(systems, questions, found, {"top": top} | settings, seed, chosen, as_json)
 
 
+@bench.command("speed")
+def bench_speed(
+    sizes: Annotated[list[int] | None, typer.Option("--files", min=1, help="Repository sizes.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Processes per size; medians are reported.")] = 3,
+    seed: SeedOption = 0,
+    output: OutputOption = None,
+) -> None:
+    """Wall time and memory of the whole ask process on generated repositories."""
+    from benchmarks import speed
+    from benchmarks.table import check_output, provenance, write
+
+    for file in output or []:
+        check_output(file)
+    timings = speed.run(sizes or [100, 1000, 10_000], runs, seed, lambda m: print(m, file=sys.stderr))
+    print(body := speed.report(timings), end="")
+    for file in output or []:
+        made = provenance({"runs": runs}, seed)
+        write(file, "Speed of ask", made, body, speed.as_data(timings))
+
+
 def _prepare(
     tasks: list[Path], trees: Path, output: list[Path] | None
 ) -> tuple[list[Question], dict[str, Path], list[Path]]:

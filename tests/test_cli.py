@@ -242,6 +242,25 @@ def test_an_answer_below_the_threshold_is_printed_all_the_same(repo: Path) -> No
     assert result.stderr.splitlines()[-1].startswith("repoagent: no confident answer")
 
 
+def test_steps_that_do_not_suffice_to_name_a_file_are_no_confident_answer(repo: Path) -> None:
+    result = run("ask", "port?", repo, *RANDOM, "--steps", "1")
+    assert result.returncode == 1
+    assert "no confident answer" in result.stderr
+
+
+def test_an_unexpected_error_is_one_line_and_no_answer(repo: Path) -> None:
+    probe = (
+        "import sys; from repoagent.players import RandomPolicy\n"
+        "def distribution(*_): raise MemoryError('out of\\nmemory')\n"
+        "RandomPolicy.distribution = distribution\n"
+        f"sys.argv[1:] = ['ask', 'port?', {str(repo)!r}, '--policy', 'random', '--no-reflect', '--quiet']\n"
+        "from repoagent.cli import main; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment())
+    assert (result.returncode, result.stdout) == (70, "")
+    assert "unexpected MemoryError: out of memory" in one_line(result)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
