@@ -101,9 +101,7 @@ def test_training_and_playing_see_the_same_scores(pack: Path, trees: Path) -> No
     decision = task["decisions"][0]
     everything = range(len(decision["options"]))
     with torch.inference_mode():
-        (scores,) = sft_policy.scores_of(
-            policy, task, [(decision, everything, "look")]
-        )
+        (scores,) = sft_policy.scores_of(policy, task, [(decision, everything, "look")])
     observation = RepoEnvironment(Repo.open(trees / "o__thing")).reset(sft_policy_task(task))
     (played,) = policy.distribution([observation], ["look"])
     assert scores.log_softmax(0).tolist() == pytest.approx(played, abs=2e-3)  # features are rounded
@@ -118,7 +116,7 @@ def sft_policy_task(task):
 def test_the_policy_learns_saves_and_resumes(pack: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     common = {"pack": (str(pack),), "batch": 2, "negatives": 3, "rank": 2, "warm_start_tasks": 0,
-              "save_every": 1, "learning_rate": 1e-3, "warmup": 1, "seed": 3}  # fmt: skip
+              "save_every": 1, "head_learning_rate": 1e-3, "learning_rate": 1e-3, "warmup": 1, "seed": 3}  # fmt: skip
     tasks = sft_policy.load_pack(pack)
     before = sft_policy.evaluate(EncoderPolicy.base(FEATURES), tasks)
     sft_policy.train(sft_policy.Settings(epochs=4, **common), tmp_path / "run")

@@ -225,7 +225,7 @@ def calibrate(
 def sft_reflector(
     pack: PackOption,
     out: OutFile,
-    minutes: MinutesOption = 20,
+    minutes: MinutesOption = 40,
     epochs: Annotated[float, typer.Option("--epochs")] = 4.0,
     validation: Annotated[Path | None, typer.Option("--validation", metavar="FILE")] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,

@@ -47,18 +47,18 @@ class Settings:
     minutes: float = 60.0
     epochs: float = 3.0
     batch: int = 8
-    negatives: int = 7
+    negatives: int = 6
     rank: int = 32
     learning_rate: float = 2e-4
-    head_learning_rate: float = 1e-3
+    head_learning_rate: float = 6e-3
     weight_decay: float = 0.01
     warmup: int = 20
-    warm_start_tasks: int = 200
+    warm_start_tasks: int = 60
     reflection_dropout: float = 0.5
     reflection_key: str = "reflection"
     label_smoothing: float = 0.0
     init: str = ""
-    save_every: int = 40
+    save_every: int = 20
     evaluate_every: int = 160
     seed: int = 0
 

@@ -38,16 +38,16 @@ class Settings:
 
     pack: tuple[str, ...]
     validation: str = ""
-    minutes: float = 20.0
+    minutes: float = 40.0
     epochs: float = 4.0
     batch: int = 16
-    width: int = 256
+    width: int = 192
     layers: int = 4
     heads: int = 4
     vocabulary: int = 4096
-    window: int = 448
-    learning_rate: float = 1e-3
-    templates: float = 0.5
+    window: int = 288
+    learning_rate: float = 2e-3
+    templates: float = 0.4
     prompt_loss: float = 0.1
     seed: int = 0
 
