@@ -107,7 +107,8 @@ class LateInteractionHead(nn.Module):
 
     For query token vectors q_i and option token vectors d_j (unit length), an interaction is
     sum_i w_i max_j q_i . d_j, with w = softmax(W q) over the query's tokens (ColBERT with learnt
-    token weights). The score is linear in interactions and evidence features, plus a small MLP.
+    token weights). The score is linear in interactions and evidence features, plus a small MLP;
+    blocks of lines, which are all of one file, have linear weights of their own on top.
     """
 
     def __init__(self, width: int, features: Sequence[str], hidden: int = 32) -> None:
@@ -116,9 +117,12 @@ class LateInteractionHead(nn.Module):
         size = len(INTERACTIONS) + len(self.features)
         self.weight = nn.Linear(width, 1, bias=False)
         self.linear = nn.Linear(size, 1, bias=False)
+        self.block = nn.Linear(size, 1, bias=False)
+        self._lines = len(INTERACTIONS) + self.features.index("is_lines") if "is_lines" in features else -1
         self.mlp = nn.Sequential(nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, 1, bias=False))
         nn.init.zeros_(self.weight.weight)
         nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.block.weight)
         nn.init.zeros_(list(self.mlp.parameters())[-1])
         with torch.no_grad():  # untrained: late interaction alone
             self.linear.weight[0, :5] = torch.tensor([20.0, 4.0, 6.0, 4.0, 4.0])
@@ -153,8 +157,12 @@ class LateInteractionHead(nn.Module):
     def forward(self, interactions: Tensor, features: Tensor) -> Tensor:
         """Scores (options,) from (options, 5) and (options, len(features))."""
         x = torch.cat([interactions, features], -1)
-        score: Tensor = self.linear(x) + self.mlp(x)
+        score: Tensor = self.linear(x) + self.is_block(x) * self.block(x) + self.mlp(x)
         return score.squeeze(-1)
+
+    def is_block(self, x: Tensor) -> Tensor:
+        """1 for the inputs (..., size) of blocks of lines, else 0, as (..., 1)."""
+        return x[..., [self._lines]] if self._lines >= 0 else torch.zeros_like(x[..., :1])
 
 
 def plain(text: str) -> str:

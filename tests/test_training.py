@@ -116,7 +116,8 @@ def sft_policy_task(task):
 def test_the_policy_learns_saves_and_resumes(pack: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     common = {"pack": (str(pack),), "batch": 2, "negatives": 3, "rank": 2, "warm_start_tasks": 0,
-              "save_every": 1, "head_learning_rate": 1e-3, "learning_rate": 1e-3, "warmup": 1, "seed": 3}  # fmt: skip
+              "save_every": 1, "head_learning_rate": 1e-3,
+              "learning_rate": 1e-3, "warmup": 1, "seed": 3}  # fmt: skip
     tasks = sft_policy.load_pack(pack)
     before = sft_policy.evaluate(EncoderPolicy.base(FEATURES), tasks)
     sft_policy.train(sft_policy.Settings(epochs=4, **common), tmp_path / "run")
@@ -171,19 +172,19 @@ def test_the_threshold_leaves_out_what_is_mostly_wrong() -> None:
     assert calibrate._threshold([item(0.40, True) for _ in range(20)], 1.0) == 0.0
 
 
-def test_the_template_teacher_names_the_option_and_knows_when_to_leave(pack: Path) -> None:
-    rng = random.Random(0)
+def test_the_template_teacher_says_where_to_look_and_when_to_leave(pack: Path) -> None:
     (task, *_) = sft_policy.load_pack(pack)
     by_stage = {d["stage"]: d for d in task["decisions"]}
-    assert "proxy.py" in template_teacher.reflection(task, by_stage["open0"], rng)
-    assert "proxy.md" in template_teacher.reflection(task, by_stage["open1"], rng)
+    assert "source file" in template_teacher.reflection(by_stage["open0"])
+    assert "not it" in template_teacher.reflection(by_stage["open1"])
+    assert template_teacher.reflection(by_stage["identify0"]) == template_teacher.FOUND
 
 
 def test_the_reflector_learns_by_heart_and_is_loaded_as_it_was_saved(pack: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     settings = sft_reflector.Settings(
         pack=(str(pack),), epochs=150, batch=2, width=64, layers=2, heads=2, vocabulary=500,
-        window=384, templates=0.0, learning_rate=3e-3, prompt_loss=0.0,
+        window=384, teacher="llm", templates=0.0, learning_rate=3e-3, prompt_loss=0.0,
     )  # fmt: skip
     folder = sft_reflector.train(settings, tmp_path / "run")
     reflector = WriterReflector.from_folder(folder)

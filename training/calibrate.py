@@ -4,7 +4,7 @@ repoagent train calibrate --policy runs/policy/last --pack runs/pack/validation.
 
 The adapter makes similarities look better on the repositories it was trained on than they are
 elsewhere, so a head fitted there trusts them too much. Here the encoder is frozen, every option of
-every decision is scored, and the linear part of the head is fitted anew, held near its old value
+every decision is scored, and the linear parts of the head are fitted anew, held near its old value
 by a penalty chosen by cross-validation over repositories. The temperature then minimises the
 negative log-likelihood of those held-out scores; the confidence threshold is the score below which
 less than ``FLOOR`` of the held-out first answers are right.
@@ -80,12 +80,23 @@ def collect(policy: EncoderPolicy, tasks: Sequence[Packed], reflection_key: str 
     return found
 
 
-def fit(head: LateInteractionHead, data: Sequence[Scored], penalty: float, steps: int = 150) -> Tensor:
-    """Weights of ``head.linear`` that minimise the weighted loss plus ``penalty`` |w - w_0|^2."""
+def weights(head: LateInteractionHead) -> Tensor:
+    """The weights that are fitted: those of ``head.linear``, then those of ``head.block``."""
+    return torch.cat([head.linear.weight[0], head.block.weight[0]]).detach().clone()
+
+
+def widen(head: LateInteractionHead, x: Tensor) -> Tensor:
+    """Inputs (..., size) side by side with themselves where they are a block's, for ``weights``."""
+    return torch.cat([x, head.is_block(x) * x], -1)
+
+
+def fit(head: LateInteractionHead, data: Sequence[Scored], penalty: float, steps: int = 300) -> Tensor:
+    """The ``weights`` that minimise the weighted loss plus ``penalty`` |w - w_0|^2."""
     with torch.no_grad():
         inputs, valid, best = padded(data)
         fixed = head.mlp(inputs).squeeze(-1)
-        start = head.linear.weight[0].detach().clone()
+        start = weights(head)
+        inputs = widen(head, inputs)
         # Every input moves the scores by as much, whatever its scale.
         scale = inputs[valid].std(0).clamp(min=1e-2)
     share = torch.tensor([STAGE_WEIGHT.get(d.stage, 0.2) for d in data])
@@ -118,9 +129,9 @@ def padded(data: Sequence[Scored]) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def scores(head: LateInteractionHead, weight: Tensor, item: Scored) -> Tensor:
-    """Scores of one decision with ``weight`` in the place of ``head.linear``'s."""
+    """Scores of one decision with ``weight`` in the place of the head's ``weights``."""
     x = torch.cat([item.interactions, item.features], -1)
-    result: Tensor = x @ weight + head.mlp(x).squeeze(-1)
+    result: Tensor = widen(head, x) @ weight + head.mlp(x).squeeze(-1)
     return result
 
 
@@ -145,7 +156,7 @@ def calibrate(policy: EncoderPolicy, data: Sequence[Scored]) -> dict[str, Any]:
     head = policy.head
     repos = sorted({d.repo for d in data})
     folds = [set(repos[i::5]) for i in range(5)]
-    old = head.linear.weight[0].detach().clone()
+    old = weights(head)
     report: dict[str, Any] = {"before": measure([(d, scores(head, old, d)) for d in data])}
     best: tuple[float, float, list[tuple[Scored, Tensor]]] | None = None
     for penalty in PENALTIES:
@@ -162,7 +173,7 @@ def calibrate(policy: EncoderPolicy, data: Sequence[Scored]) -> dict[str, Any]:
     if best[0] < report["before"]["nll"]:
         weight = fit(head, data, penalty)
         with torch.no_grad():
-            head.linear.weight[0] = weight
+            head.linear.weight[0], head.block.weight[0] = weight.chunk(2)
         report["chosen"] = penalty
     else:
         held = [(d, scores(head, old, d)) for d in data]

@@ -66,6 +66,18 @@ class Settings:
 Packed = dict[str, Any]
 
 
+def described(settings: Any) -> dict[str, Any]:
+    """The settings of a run as a checkpoint records them: files by name, since folders are private."""
+
+    def name(value: Any) -> Any:
+        return Path(value).name if isinstance(value, str) else value
+
+    return {
+        key: [name(v) for v in value] if isinstance(value, tuple) else name(value)
+        for key, value in asdict(settings).items()
+    }
+
+
 def load_pack(path: str | Path) -> list[Packed]:
     """Tasks of a pack, in order."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -334,7 +346,7 @@ def save(policy: EncoderPolicy, settings: Settings, lora: LoraConfig, folder: Pa
     config = {"peft_type": "LORA", "r": lora.r, "lora_alpha": lora.lora_alpha, "bias": "none",
               "target_modules": sorted(lora.target_modules or []), "task_type": "FEATURE_EXTRACTION",
               "base_model_name_or_path": "sentence-transformers/all-MiniLM-L6-v2"}  # fmt: skip
-    meta = {"name": "minilm-late-interaction", "training": {**asdict(settings), "steps": step}}
+    meta = {"name": "minilm-late-interaction", "training": {**described(settings), "steps": step}}
     card = (
         "# The bundled policy of repoagent\n\nall-MiniLM-L6-v2 (Apache-2.0) with a LoRA adapter and a "
         "late-interaction PointerHead, trained on teacher-written questions over public repositories.\n"

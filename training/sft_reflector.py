@@ -12,9 +12,10 @@ import gzip
 import json
 import math
 import random
+import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from repoagent.environment import Observation, Option
 from repoagent.manifest import write_manifest
 from repoagent.prompt import PROMPT_FORMAT, reflection_prompt
 from repoagent.writer import BEGIN, END, MAX_NEW_TOKENS, WriterReflector
-from training.sft_policy import load_pack
+from training.sft_policy import described, load_pack
 from training.template_teacher import reflection
 
 Packed = dict[str, Any]
@@ -47,8 +48,10 @@ class Settings:
     vocabulary: int = 4096
     window: int = 288
     learning_rate: float = 2e-3
-    templates: float = 0.4
-    prompt_loss: float = 0.1
+    teacher: str = "template"
+    templates: float = 1.0
+    init: str = ""
+    prompt_loss: float = 0.0
     seed: int = 0
 
 
@@ -64,15 +67,19 @@ def observation_of(task: Packed, decision: Packed) -> Observation:
 
 
 def examples(
-    tasks: Sequence[Packed], templates: float, rng: random.Random
+    tasks: Sequence[Packed], teacher: str, templates: float, rng: random.Random
 ) -> Iterator[tuple[Observation, str, str]]:
-    """(observation, reflection, who wrote it); ``templates``: share of unlabelled states used."""
+    """(observation, reflection, who wrote it) of the states that are used.
+
+    ``teacher`` "llm" takes the large language model's reflection where a state has one and, for a
+    share ``templates`` of the others, the template teacher's; "template" takes the latter alone.
+    """
     for task in tasks:
         for decision in task["decisions"]:
-            if decision["reflection"]:
-                yield observation_of(task, decision), decision["reflection"], "teacher"
+            if teacher == "llm" and decision["reflection"]:
+                yield observation_of(task, decision), decision["reflection"], "llm"
             elif rng.random() < templates:
-                yield observation_of(task, decision), reflection(task, decision, rng), "template"
+                yield observation_of(task, decision), reflection(decision), "template"
 
 
 def add_reflections(pack: Path, reflector: WriterReflector, out: Path, batch: int = 16) -> int:
@@ -146,9 +153,13 @@ def train(settings: Settings, out: Path, device: str = "cpu") -> Path:
     torch.manual_seed(settings.seed)
     out.mkdir(parents=True, exist_ok=True)
     tasks = [t for p in settings.pack for t in load_pack(p)]
-    data = list(examples(tasks, settings.templates, rng))
-    held = list(examples(load_pack(settings.validation), 0.0, rng))[:160] if settings.validation else []
+    data = list(examples(tasks, settings.teacher, settings.templates, rng))
+    validation = load_pack(settings.validation) if settings.validation else []
+    # At most a few states of each task, so that all repositories are among those held out.
+    held = list(examples(validation, settings.teacher, settings.templates, rng))[::5][:160]
     vocabulary = out / "tokenizer.json"
+    if settings.init and not vocabulary.exists():
+        shutil.copy(Path(settings.init) / "tokenizer.json", vocabulary)
     if vocabulary.exists():
         tokenizer = Tokenizer.from_file(str(vocabulary))
     else:
@@ -169,7 +180,10 @@ def train(settings: Settings, out: Path, device: str = "cpu") -> Path:
         bos_token_id=tokenizer.token_to_id(BEGIN),
         eos_token_id=tokenizer.token_to_id(END),
     )
-    model = LlamaForCausalLM(config).to(device)
+    model = LlamaForCausalLM(config)
+    if settings.init:
+        model = LlamaForCausalLM.from_pretrained(settings.init, dtype=torch.float32)
+    model = model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
     )
@@ -181,9 +195,9 @@ def train(settings: Settings, out: Path, device: str = "cpu") -> Path:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         step, spent = saved["step"], saved["spent"]
-    taught = sum(w == "teacher" for *_, w in data)
+    taught = sum(w == "llm" for *_, w in data)
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"{len(data)} states, {taught} of the teacher, {size:.1f} M parameters, {total} steps", flush=True)
+    print(f"{len(data)} states, {taught} by the large language model; {size:.1f} M parameters", flush=True)
     cached = [encode(tokenizer, o, said, settings.window) for o, said, _ in data]
     log = (out / "log.jsonl").open("a")
     shuffler = random.Random(settings.seed + step)
@@ -254,13 +268,13 @@ def _save(
     (folder / "README.md").write_text(
         "# The bundled reflector of repoagent\n\nA small Llama-style causal LM trained from scratch on "
         "reflections that a large language model wrote about states of AutoExplore on public repositories, "
-        "and on template reflections. Settings are in `repoagent.json`.\n"
+        "or on template reflections, as `repoagent.json` says. Settings are in `repoagent.json`.\n"
     )
     write_manifest(
         folder,
         format="writer-reflector/1",
         name="writer",
         prompt_format=PROMPT_FORMAT,
-        training={**asdict(settings), "steps": step, "held_out_loss": loss},
+        training={**described(settings), "steps": step, "held_out_loss": loss},
     )
     return folder

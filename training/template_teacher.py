@@ -1,52 +1,44 @@
-"""The offline teacher of AutoExplore: reflections by template, grounded in what the state shows.
+"""The offline teacher of AutoExplore: which kind of place to look in, in a few fixed sentences.
 
 It needs no network. It is told the best option, as the paper's teacher is told when an action was a
-mistake, and says which words of the question that option carries and the last opened file does not.
+mistake. Its sentences name no file: a model of a few million parameters cannot copy names, but it
+can learn to tell from a question and a listing whether documentation, settings, tests or source
+holds the answer, and from a file's lines whether it is the one.
 """
 
 from __future__ import annotations
 
-import posixpath
-import random
 from typing import Any
 
-from repoagent.terms import parts, root, terms
+from repoagent.explore import FEATURES
+
+KINDS = ("is_test", "is_documentation", "is_configuration")
+LOOK = {
+    "is_test": "This asks about tests: look in the test files.",
+    "is_documentation": "This asks for an explanation: look in the documentation pages.",
+    "is_configuration": "This asks about settings: look in the configuration, build or workflow files.",
+    "": "This asks what the code does: look in the source file that implements it, not in its tests.",
+}
+WRONG = {
+    "is_test": "The opened file is not it. The tests hold the answer.",
+    "is_documentation": "The opened file is not it. A documentation page should explain it.",
+    "is_configuration": "The opened file is not it. A configuration file should set it.",
+    "": "The opened file is not it. The source file that implements it should be opened next.",
+}
+FOUND = "The lines of the opened file answer the question: name this file."
+GO = "Nothing listed fits: go on to the folder where such files live."
+LINES = "Choose the block that answers the question itself."
 
 
-def reflection(task: dict[str, Any], decision: dict[str, Any], rng: random.Random) -> str:
-    """One or two sentences on ``decision`` of a packed ``task``, naming the best option."""
-    best = decision["options"][decision["best"][0]]
-    kind, target = best[1], best[2]
-    shared = _shared(task["question"], " ".join([target, task["texts"][best[0]]]))
-    words = " and ".join(shared[:3]) or "the question"
-    folder = posixpath.dirname(target) or "the root"
-    name = posixpath.basename(target) or target
-    history = decision["history"]
-    opened = history[-1].partition(" ")[2] if history and history[-1].startswith("open ") else ""
-    if kind == "identify":
-        return rng.choice(
-            (
-                f"{name} deals with {words}: this answers the question.",
-                f"The lines of {name} cover {words}, so this is the file.",
-            )
-        )
+def reflection(decision: dict[str, Any]) -> str:
+    """One or two sentences on a packed ``decision``."""
+    _, kind, _, _, features = decision["options"][decision["best"][0]]
     if kind == "lines":
-        return f"Among the blocks, the one about {words} answers it."
-    away = ""
-    if opened:
-        shown = posixpath.basename(opened)
-        away = rng.choice((f"{shown} only mentions it. ", f"Not in {shown}. "))
-    if kind == "open":
-        return away + rng.choice(
-            (
-                f"The question is about {words}; {name} in {folder} looks right.",
-                f"Look for {words}: open {name}.",
-                f"{name} mentions {words}, so read it first.",
-            )
-        )
-    return away + f"The question is about {words}; go to {posixpath.basename(target) or 'the parent'}."
-
-
-def _shared(question: str, text: str) -> list[str]:
-    seen = {root(p) for p in parts(text)}
-    return [t.word for t in terms(question) if root(t.word) in seen]
+        return LINES
+    if kind == "identify":
+        return FOUND
+    if kind != "open":
+        return GO
+    about = next((name for name in KINDS if features[FEATURES.index(name)]), "")
+    opened = any(action.startswith("open ") for action in decision["history"])
+    return (WRONG if opened else LOOK)[about]
