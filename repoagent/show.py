@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 SHOWN_OPTIONS = 3
 # Control characters but tab and line feed, what reorders text, and halves of surrogate pairs.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`'\"])")
 
 
 def clean(text: str) -> str:
@@ -97,10 +96,7 @@ def place(answer: Answer) -> str:
 
 
 def why(question: str, answer: Answer, trajectory: Trajectory) -> str:
-    """One sentence: the last reflection's first, or one composed of what was seen and done."""
-    said = next((s.reflection for s in reversed(trajectory.steps) if s.reflection.strip()), "")
-    if said:
-        return _SENTENCE_END.split(one_line(said))[0]
+    """One sentence composed of what was seen and done; the reflections are in the trail."""
     text = answer.snippet.lower()
     words = dict.fromkeys(w for w in re.findall(r"[^\W_]{3,}", question.lower()) if w not in STOPWORDS)
     seen = [w for w in words if root(w) in text]
