@@ -26,7 +26,7 @@ def tree(folder: Path, files: dict[str, str]) -> Repo:
         ("retry_after", ["retry", "after", "retry_after"]),
         ("plain Words", ["plain", "words"]),
         ("HTTPServer", ["http", "server", "httpserver"]),
-        ("größe", ["gr", "öß", "e", "größe"]),
+        ("größe", ["größe"]),
         ("--", []),
     ],
 )

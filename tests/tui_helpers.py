@@ -7,7 +7,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from textual.worker import WorkerCancelled
 
 from repoagent.environment import Observation
 from repoagent.explore import ExploreConfig
@@ -125,7 +128,8 @@ async def settled(app: ExploreApp) -> None:
     """Wait until nothing changes on the screen any more."""
     shown, same = "", 0
     while same < 4:
-        await app.workers.wait_for_complete()
+        with suppress(WorkerCancelled):  # a preview that a newer one has replaced
+            await app.workers.wait_for_complete()
         await asyncio.sleep(0.1)
         before, shown = shown, screen_text(app)
         same = same + 1 if shown == before else 0

@@ -240,7 +240,7 @@ def warm_start(
         optimizer.zero_grad()
         (mean_loss + penalty).backward()
         optimizer.step()
-        mean = float(mean_loss)
+        mean = float(mean_loss.detach())
     return mean
 
 
