@@ -10,8 +10,8 @@ import pytest
 from repoagent.answer import answers
 from repoagent.environment import Environment, Observation
 from repoagent.episode import Acted, Decided, Finished, Reflected, play
-from repoagent.errors import ModelError
 from repoagent.explore import PLAIN, ExploreConfig, RepoEnvironment, Task
+from repoagent.models import load_policy
 from repoagent.players import OraclePolicy, Policy, RandomPolicy, Reflector
 from repoagent.repo import Repo
 from tests.trees import CANARY, snapshot, watch
@@ -80,12 +80,7 @@ def policy(name: str, environment: Environment[Task]) -> Policy:
     if name == "oracle":
         return OraclePolicy(environment)
     if name == "bundled":
-        models = pytest.importorskip("repoagent.models")
-        try:
-            loaded: Policy = models.load_policy("bundled", "cpu")
-        except ModelError as error:
-            pytest.skip(str(error))
-        return loaded
+        return load_policy("bundled", "cpu")
     return {"random": RandomPolicy, "obedient": Obedient}[name]()
 
 

@@ -91,8 +91,6 @@ def test_bundled_models_that_are_missing_or_cut(tmp_path, monkeypatch):
 @pytest.mark.parametrize("role", ["policy", "reflector"])
 def test_what_comes_along_loads(role):
     known = next(m for m in available() if m.name == f"bundled {role}")
-    if not known.location.is_dir():
-        pytest.skip("no checkpoint yet")
     assert known.problem is None
     player = load_policy() if role == "policy" else load_reflector()
     assert isinstance(player, Policy if role == "policy" else Reflector)
