@@ -151,7 +151,9 @@ def test_json_is_one_object_to_the_letter(repo: Path) -> None:
 
 def test_the_repository_defaults_to_here(repo: Path) -> None:
     result = run("ask", "port?", *RANDOM, "--json", "--quiet", cwd=repo / "server")
-    assert {a["path"] for a in json.loads(result.stdout)["answers"]} == {"config.py", "[bold]main[/bold].py"}
+    # A random walk sees the second file only if it goes into its folder.
+    found = {a["path"] for a in json.loads(result.stdout)["answers"]}
+    assert "config.py" in found and found <= {"config.py", "[bold]main[/bold].py"}
 
 
 def test_archives_answer_like_the_directory(repo: Path, tmp_path: Path) -> None:
