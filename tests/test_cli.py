@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-RANDOM = ("--policy", "random", "--no-reflect")
+# Steps enough that a random walk opens a file, and so can name one, but once in ten million runs.
+RANDOM = ("--policy", "random", "--no-reflect", "--steps", "40")
 ESCAPE = "\x1b"
 
 
