@@ -1,0 +1,1 @@
+"""DangerousTaxi: gymnasium's Taxi as text, in which every illegal act ends the episode."""

@@ -1,0 +1,108 @@
+"""The states that the players are taught on: optimal trajectories, and one mistake off them.
+
+A *positive* state lies on a trajectory of the oracle. A *negative* one lies one wrong action beside
+it: the teacher is told of the mistake, and its reflection shows how to recover.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from repoagent.environment import Environment, Observation, Option
+from repoagent.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A decision with the oracle's answer.
+
+    ``best`` are the indices of the best options, ``mistake`` is the text of the wrong action that
+    led here (empty on the optimal path), ``reflection`` is what a teacher wrote on it.
+    """
+
+    observation: Observation
+    best: tuple[int, ...]
+    mistake: str = ""
+    reflection: str = ""
+
+
+def optimal(environment: Environment[Any], task: Any, rng: random.Random) -> list[State]:
+    """The states of one episode that takes best options alone, drawn among equals."""
+    return [state for state, _ in _walk(environment, task, rng)]
+
+
+def perturbed(environment: Environment[Any], task: Any, rng: random.Random) -> State | None:
+    """The state after one wrong action on an optimal trajectory; None where every one ends the episode.
+
+    The step and the action are drawn among those after which the task can still be solved.
+    """
+    walk = _walk(environment, task, rng)
+    steps = list(range(len(walk)))
+    rng.shuffle(steps)
+    for step in steps:
+        options = walk[step][0].observation.options
+        wrong = [i for i in range(len(options)) if i not in walk[step][0].best]
+        rng.shuffle(wrong)
+        for index in wrong:
+            environment.reset(task)
+            for _, action in walk[:step]:
+                environment.step(action)
+            result = environment.step(index)
+            best = tuple(environment.oracle()) if not result.done else ()
+            if best:
+                return State(result.observation, best, mistake=options[index].text)
+    return None
+
+
+def _walk(environment: Environment[Any], task: Any, rng: random.Random) -> list[tuple[State, int]]:
+    observation = environment.reset(task)
+    walk: list[tuple[State, int]] = []
+    while best := tuple(environment.oracle()):
+        index = rng.choice(best)
+        walk.append((State(observation, best), index))
+        result = environment.step(index)
+        if result.done:
+            break
+        observation = result.observation
+    return walk
+
+
+def write_states(path: Path, states: Iterable[State]) -> None:
+    """One JSON object per line; ``path`` appears only when it is whole."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(s), ensure_ascii=False) + "\n" for s in states)
+    part.replace(path)
+
+
+def read_states(path: Path) -> list[State]:
+    """What :func:`write_states` wrote; :class:`InputError` names the line that cannot be read."""
+    states = []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; run the stage before.") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            states.append(_state(json.loads(line)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}, line {number}: no state ({error}); make it again with --clean."
+            ) from None
+    return states
+
+
+def _state(data: dict[str, Any]) -> State:
+    seen = data["observation"]
+    options = tuple(Option(**o | {"features": tuple(o.get("features", ()))}) for o in seen["options"])
+    observation = Observation(
+        seen["task"], seen["location"], tuple(seen["history"]), seen["last_result"], options
+    )
+    return State(observation, tuple(data["best"]), data.get("mistake", ""), data.get("reflection", ""))
