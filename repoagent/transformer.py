@@ -19,6 +19,10 @@ HEADS = (ChoiceTokenHead.kind, PointerHead.kind)
 MASK_CELLS = 2**27
 """Cells of one batch's block-sparse mask at most (128 MB)."""
 
+KNOWN_PROMPTS = 4096
+Page = tuple[list[int], list[list[int]], int]
+"""Tokens of a prompt (numbered: whole; else of the state and of each option) and its options' number."""
+
 
 class TransformerPolicy:
     """Scores the options with ``head`` on the hidden states of a causal LM.
@@ -31,6 +35,7 @@ class TransformerPolicy:
         self.lm = lm
         self.head = head.to(lm.device)
         self.name = name or lm.name
+        self._known: dict[tuple[Observation, str], list[Page]] = {}
 
     @staticmethod
     def from_folder(
@@ -101,17 +106,46 @@ class TransformerPolicy:
         self, observations: Sequence[Observation], reflections: Sequence[str]
     ) -> list[Tensor]:
         """Log-probabilities (options,) of each observation, with gradients for training."""
+        return self.evaluate(observations, reflections)[0]
+
+    def evaluate(
+        self, observations: Sequence[Observation], reflections: Sequence[str]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Log-probabilities (options,) of each observation, and the hidden state that a critic reads.
+
+        The second is (observations, width): the last token's of the first page, detached.
+        """
         pages = [
             (number, page)
             for number, (observation, reflection) in enumerate(zip(observations, reflections, strict=True))
-            for page in self.prompts(observation, reflection)
+            for page in self._pages(observation, reflection)
         ]
         numbered = isinstance(self.head, ChoiceTokenHead)
-        scores = (self._choice_scores if numbered else self._pointer_scores)([p for _, p in pages])
+        scored = (self._choice_scores if numbered else self._pointer_scores)([p for _, p in pages])
         logits: list[list[Tensor]] = [[] for _ in observations]
-        for (number, _), score in zip(pages, scores, strict=True):
+        states: list[Tensor] = []
+        for (number, _), (score, state) in zip(pages, scored, strict=True):
+            if not logits[number]:
+                states.append(state.detach().float())
             logits[number].append(score)  # pages come in the options' order
-        return [torch.cat(parts).log_softmax(0) for parts in logits]
+        return [torch.cat(parts).log_softmax(0) for parts in logits], torch.stack(states)
+
+    def _pages(self, observation: Observation, reflection: str) -> list[Page]:
+        """The tokens of every page; kept, since training meets the same decision many times."""
+        key = (observation, reflection)
+        pages = self._known.get(key)
+        if pages is None:
+            pages = []
+            for prompt in self.prompts(observation, reflection):
+                if prompt.labels:
+                    pages.append((self.lm.start(prompt.text), [], len(prompt.options)))
+                else:
+                    options = [self.lm.encode(option) for option in prompt.options]
+                    pages.append((self.lm.start(prompt.state), options, len(options)))
+            if len(self._known) >= KNOWN_PROMPTS:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = pages
+        return pages
 
     def distribution(
         self, observations: Sequence[Observation], reflections: Sequence[str]
@@ -124,29 +158,27 @@ class TransformerPolicy:
         finally:
             self.lm.model.train(training)
 
-    def _choice_scores(self, pages: Sequence[Prompt]) -> list[Tensor]:
+    def _choice_scores(self, pages: Sequence[Page]) -> list[tuple[Tensor, Tensor]]:
         head = cast(ChoiceTokenHead, self.head)
-        rows = [self.lm.start(page.text) for page in pages]
-        scores: list[Tensor] = [torch.empty(0)] * len(pages)
-        for batch in batches(range(len(pages)), lambda i: len(rows[i])):
-            ids, mask, positions = (t.to(self.lm.device) for t in pad([rows[i] for i in batch], "right"))
+        scores: list[tuple[Tensor, Tensor]] = [(torch.empty(0),) * 2] * len(pages)
+        for batch in batches(range(len(pages)), lambda i: len(pages[i][0])):
+            ids, mask, positions = (t.to(self.lm.device) for t in pad([pages[i][0] for i in batch], "right"))
             hidden = self.lm.backbone(
                 input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
             ).last_hidden_state
             last = hidden[torch.arange(len(batch)), mask.sum(1) - 1]
-            counts = [len(pages[i].options) for i in batch]
-            for i, score in zip(batch, head(last, self.lm.lm_head, counts), strict=True):
-                scores[i] = score
+            counts = [pages[i][2] for i in batch]
+            for i, score, state in zip(batch, head(last, self.lm.lm_head, counts), last, strict=True):
+                scores[i] = score, state
         return scores
 
-    def _pointer_scores(self, pages: Sequence[Prompt]) -> list[Tensor]:
+    def _pointer_scores(self, pages: Sequence[Page]) -> list[tuple[Tensor, Tensor]]:
         head = cast(PointerHead, self.head)
-        rows = [(self.lm.start(p.state), [self.lm.encode(o) for o in p.options]) for p in pages]
-        lengths = [len(state) + sum(map(len, options)) for state, options in rows]
-        scores: list[Tensor] = [torch.empty(0)] * len(pages)
+        lengths = [len(state) + sum(map(len, options)) for state, options, _ in pages]
+        scores: list[tuple[Tensor, Tensor]] = [(torch.empty(0),) * 2] * len(pages)
         budget = min(BATCH_TOKENS, MASK_CELLS // max(lengths))
         for batch in batches(range(len(pages)), lambda i: lengths[i], budget):
-            ids, positions, mask, ends = block_sparse([rows[i] for i in batch], 0)
+            ids, positions, mask, ends = block_sparse([pages[i][:2] for i in batch], 0)
             hidden = self.lm.backbone(
                 input_ids=ids.to(self.lm.device),
                 attention_mask=mask.to(self.lm.device),
@@ -155,7 +187,7 @@ class TransformerPolicy:
             ).last_hidden_state
             for row, i in enumerate(batch):
                 state, *options = ends[row]
-                scores[i] = head(hidden[row, state], hidden[row, options])
+                scores[i] = head(hidden[row, state], hidden[row, options]), hidden[row, state]
         return scores
 
 

@@ -82,8 +82,10 @@ def make_causal_lm(
     size = tokenizer.get_vocab_size()
     if arch == "gpt2":
         config = GPT2Config(
-            vocab_size=size, n_embd=width, n_layer=layers, n_head=heads, n_positions=window, **ids
-        )
+            vocab_size=size, n_embd=width, n_layer=layers, n_head=heads, n_positions=window,
+            # A dropout left on makes sampling and update see different probabilities.
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **ids,
+        )  # fmt: skip
     else:
         kind = {"llama": LlamaConfig, "qwen2": Qwen2Config}[arch]
         config = kind(

@@ -99,10 +99,19 @@ def read_states(path: Path) -> list[State]:
     return states
 
 
-def _state(data: dict[str, Any]) -> State:
-    seen = data["observation"]
-    options = tuple(Option(**o | {"features": tuple(o.get("features", ()))}) for o in seen["options"])
-    observation = Observation(
-        seen["task"], seen["location"], tuple(seen["history"]), seen["last_result"], options
+def observation_to(observation: Observation) -> dict[str, Any]:
+    """``observation`` as JSON can hold it."""
+    return asdict(observation)
+
+
+def observation_from(data: dict[str, Any]) -> Observation:
+    """Take back what :func:`observation_to` gave."""
+    options = tuple(Option(**o | {"features": tuple(o.get("features", ()))}) for o in data["options"])
+    return Observation(
+        data["task"], data["location"], tuple(data["history"]), data["last_result"], options
     )
+
+
+def _state(data: dict[str, Any]) -> State:
+    observation = observation_from(data["observation"])
     return State(observation, tuple(data["best"]), data.get("mistake", ""), data.get("reflection", ""))

@@ -1,0 +1,64 @@
+"""Returns and baselines of policy gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Literal, get_args
+
+Baseline = Literal["none", "batch", "leave-one-out", "critic"]
+BASELINES: tuple[str, ...] = get_args(Baseline)
+
+
+def returns_to_go(rewards: Sequence[float], discount: float = 1.0) -> list[float]:
+    """``G_t = r_t + discount * G_{t+1}`` for every step of an episode."""
+    found: list[float] = []
+    total = 0.0
+    for reward in reversed(rewards):
+        total = reward + discount * total
+        found.append(total)
+    return found[::-1]
+
+
+def advantages(
+    returns: Sequence[Sequence[float]],
+    baseline: str,
+    groups: Sequence[int] | None = None,
+    values: Sequence[Sequence[float]] | None = None,
+) -> list[list[float]]:
+    """``A_t = G_t - b`` for every step of every episode.
+
+    ``returns[i][t]`` is the return to go. The baseline ``b`` is 0 ("none"), the mean of all returns
+    to go ("batch"), the mean return of the *other* episodes of the same group ("leave-one-out";
+    0 where there are none; it does not depend on the episode's own actions, so that it adds no
+    bias), or the critic's value ``values[i][t]`` ("critic").
+    """
+    if baseline == "none":
+        return [list(episode) for episode in returns]
+    if baseline == "batch":
+        every = [g for episode in returns for g in episode]
+        mean = fmean(every) if every else 0.0
+        return [[g - mean for g in episode] for episode in returns]
+    if baseline == "critic":
+        if values is None:
+            raise ValueError("the critic's baseline needs its values")
+        return [
+            [g - v for g, v in zip(episode, row, strict=True)]
+            for episode, row in zip(returns, values, strict=True)
+        ]
+    if baseline == "leave-one-out":
+        if groups is None:
+            raise ValueError("leave-one-out needs the groups of the episodes")
+        totals = [episode[0] if episode else 0.0 for episode in returns]
+        sums: dict[int, float] = {}
+        counts: dict[int, int] = {}
+        for group, total in zip(groups, totals, strict=True):
+            sums[group] = sums.get(group, 0.0) + total
+            counts[group] = counts.get(group, 0) + 1
+        return [
+            [g - (sums[group] - total) / max(1, counts[group] - 1) for g in episode]
+            if counts[group] > 1
+            else list(episode)
+            for episode, group, total in zip(returns, groups, totals, strict=True)
+        ]
+    raise ValueError(f"unknown baseline '{baseline}': use {', '.join(BASELINES)}")
