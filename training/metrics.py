@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from functools import cache
 from numbers import Integral
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from repoagent.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+    from rich.live import Live
     from torch.utils.tensorboard import SummaryWriter
 
 Kind = Literal["train", "evaluation"]
@@ -50,6 +50,7 @@ class MetricsLog:
         since JSON has no such numbers.
         """
         plain = {"kind": kind} | {name: _plain(value) for name, value in row.items()}
+        plain["update"] = int(row["update"])
         self._file.write(_line(plain))
         self._file.flush()
         if self._events is not None:
@@ -145,25 +146,18 @@ class Progress:
 
         self.title, self.every = title, every
         self.console = console or Console(stderr=True, highlight=False)
-        self._bar: Any = None
+        self._live: Live | None = None
         self._began: tuple[float, int] | None = None  # when the first update came, and which it was
-        self._written = -math.inf
+        self._printed = -math.inf
         self._line = ""
 
     def __enter__(self) -> Self:
         if self.console.is_interactive:
-            from rich.progress import BarColumn, TextColumn
-            from rich.progress import Progress as Bar
+            from rich.live import Live
 
-            self._bar = Bar(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[text]}", markup=False),
-                console=self.console,
-                redirect_stdout=sys.stdout.isatty(),  # what is piped must not end on the terminal
-            )
-            self._task = self._bar.add_task(self.title, total=None, text="")
-            self._bar.start()
+            # What is piped must not end on the terminal, hence the condition.
+            self._live = Live(console=self.console, auto_refresh=False, redirect_stdout=sys.stdout.isatty())
+            self._live.start()
         return self
 
     def update(self, done: int, total: int, **figures: float | int | str) -> None:
@@ -174,28 +168,38 @@ class Progress:
         now = time.monotonic()
         if self._began is None:
             self._began = now, done
-        text = " | ".join((f"update {done} of {total}", *(_figure(k, v) for k, v in figures.items())))
         start, first = self._began
+        count = f"update {done} of {total}"
         if done > first:
-            text += f" | {_duration((now - start) / (done - first) * (total - done))} left"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total, text=text)
+            count += f" | {_duration((now - start) / (done - first) * (total - done))} left"
+        text = " | ".join(_figure(name, value) for name, value in figures.items())
+        if self._live is not None:
+            self._live.update(_view(self.title, done, total, count, text), refresh=True)
             return
-        self._line = f"{self.title}: {text}"
-        if now - self._written >= self.every:
+        self._line = f"{self.title}: {count}" + (f" | {text}" if text else "")
+        if now - self._printed >= self.every:
             self._print(now)
 
     def _print(self, now: float) -> None:
         self.console.print(self._line, markup=False, highlight=False, soft_wrap=True)
-        self._written, self._line = now, ""
+        self._printed, self._line = now, ""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
         elif self._line:
             self._print(time.monotonic())
+
+
+def _view(title: str, done: int, total: int, count: str, figures: str) -> RenderableType:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    head = Table.grid(padding=(0, 1))
+    head.add_row(Text(title), ProgressBar(total=max(total, 1), completed=done, width=24), Text(count))
+    return Group(head, Text(figures))
 
 
 def _figure(name: str, value: float | int | str) -> str:
