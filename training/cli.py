@@ -269,6 +269,24 @@ def reflect(
 
 
 @app.command()
+def plot(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of training runs.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.png", help="Instead of curves.png in the first RUN.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", metavar="M", help="Only this one, such as entropy.")
+    ] = None,
+) -> None:
+    """Draw the learning curves of one run, or of several to compare them, as PNG."""
+    from training.plot import plot_run
+
+    out = out or runs[0] / "curves.png"
+    plot_run(runs, out, metric=metric)
+    typer.echo(out)
+
+
+@app.command()
 def datasheet() -> None:
     """Print the counts of the datasheet (training/data/README.md) from the data."""
     from training import tasks

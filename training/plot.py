@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import cycle, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 Curve: TypeAlias = tuple["NDArray[Any]", "NDArray[Any]"]
-Look = dict[str, str]
+Look = dict[str, Any]
 
 DPI = 150
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -236,7 +236,7 @@ def _dress(ax: Axes, metric: str, x: str = "update") -> None:
     ax.set_ylabel(label)
     if _is_rate(metric):
         ax.set_ylim(-3, 103)
-    if name in LOGARITHMIC and any((line.get_ydata() > 0).any() for line in ax.lines if line.get_label()):
+    if name in LOGARITHMIC and any(np.asarray(line.get_ydata(), float).max() > 0 for line in ax.lines):
         ax.set_yscale("log")
     ax.grid(color="0.9", linewidth=0.8)
     ax.set_axisbelow(True)
@@ -258,8 +258,8 @@ def _scale(metric: str) -> float:
 
 
 def _looks() -> Iterator[Look]:
-    """Colours, then the same ones in other line styles; all that can be told apart."""
-    return ({"color": colour, "linestyle": style} for style in STYLES for colour in COLOURS)
+    """Colours, then the same ones in other line styles, and from the beginning."""
+    return cycle({"color": colour, "linestyle": style} for style in STYLES for colour in COLOURS)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
