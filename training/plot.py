@@ -119,13 +119,15 @@ def check_png(out: Path) -> None:
 
 
 def _values(rows: Rows, metric: str, x: str = "update") -> Curve:
-    """``x`` and the finite values of ``metric``, by rising ``x``; of training rows, if these have it."""
+    """``x`` and the finite values of ``metric``, by rising ``x``; of training rows if these have it."""
     kind, _, name = metric.partition("/")
     kinds: tuple[str, ...] = (kind,)
     if kind not in KINDS:
         kinds, name = KINDS, metric
+    places = {row["update"]: row[x] for row in rows if x in row}  # evaluations need not know all of them
     for kind in kinds:
-        pairs = [(row[x], row[name]) for row in rows if row["kind"] == kind and {x, name} <= row.keys()]
+        found = [row for row in rows if row["kind"] == kind and name in row and row["update"] in places]
+        pairs = [(places[row["update"]], row[name]) for row in found]
         finite = [p for p in pairs if not any(isinstance(v, str) or not math.isfinite(v) for v in p)]
         if finite:
             at, values = np.array(sorted(finite), float).T
@@ -227,17 +229,23 @@ def _figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
 
 
 def _dress(ax: Axes, metric: str, x: str = "update") -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     name = metric.removeprefix("train/").removeprefix("evaluation/")
     if name.startswith("success/"):
         label = f"success rate, {name.removeprefix('success/')} (%)"
     else:
         label = LABELS.get(name, name.replace("_", " "))
     ax.set_xlabel(LABELS.get(x, x))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
     ax.set_ylabel(label)
     if _is_rate(metric):
         ax.set_ylim(-3, 103)
     if name in LOGARITHMIC and any(np.asarray(line.get_ydata(), float).max() > 0 for line in ax.lines):
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
     ax.grid(color="0.9", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
