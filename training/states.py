@@ -107,9 +107,7 @@ def observation_to(observation: Observation) -> dict[str, Any]:
 def observation_from(data: dict[str, Any]) -> Observation:
     """Take back what :func:`observation_to` gave."""
     options = tuple(Option(**o | {"features": tuple(o.get("features", ()))}) for o in data["options"])
-    return Observation(
-        data["task"], data["location"], tuple(data["history"]), data["last_result"], options
-    )
+    return Observation(data["task"], data["location"], tuple(data["history"]), data["last_result"], options)
 
 
 def _state(data: dict[str, Any]) -> State:

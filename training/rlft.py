@@ -1,0 +1,633 @@
+"""RLFT of the policy with the frozen reflector in the loop, from the first episode to the checkpoint.
+
+repoagent train rlft --recipe taxi-tiny --out runs/taxi [--set rlft.updates=50]
+
+Every update plays ``batch x accumulation x processes`` episodes with :func:`play_batch` and takes one
+step (PPO: several) along the policy gradient of the paper,
+
+    grad J = E[ sum_t grad log pi(a_t | s_t, R(s_t), options) * A_t ],   A_t = G_t - b.
+
+Episodes, tasks and their seeds are a function of (seed, update, number of the episode) alone, so that
+neither the batch size, nor the number of processes, nor an interruption changes what is played.
+Players are asked once for each different state of an update: equal states have equal answers. The
+frozen reflector's are kept over the whole run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from repoagent.environment import Observation
+from repoagent.episode import Trajectory, play_batch
+from repoagent.errors import InputError
+from repoagent.players import Reflector
+from training.advantages import BASELINES, advantages, returns_to_go
+from training.benchmark import Benchmark
+from training.curriculum import Curriculum
+from training.metrics import MetricsLog, Progress
+from training.replay import ReplayBuffer, Replayed, importance_weight
+from training.states import observation_to
+
+Key = tuple[Observation, str]
+
+
+class TrainablePolicy(Protocol):
+    """A policy with gradients; :class:`repoagent.transformer.TransformerPolicy` is one."""
+
+    name: str
+
+    def evaluate(
+        self, observations: Sequence[Observation], reflections: Sequence[str]
+    ) -> tuple[list[Tensor], Tensor]: ...
+    def distribution(
+        self, observations: Sequence[Observation], reflections: Sequence[str]
+    ) -> list[list[float]]: ...
+    def parameters(self) -> list[Tensor]: ...
+    def save(self, folder: str | Path) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One run. Counts of episodes and updates are plain numbers, rates lie in [0, 1]."""
+
+    updates: int = 200
+    batch: int = 16
+    accumulation: int = 1
+    group: int = 4
+    trainer: str = "reinforce"
+    baseline: str = "leave-one-out"
+    normalize: bool = True
+    discount: float = 1.0
+    learning_rate: float = 3e-4
+    critic_learning_rate: float = 1e-2
+    warmup: int = 5
+    decay: bool = False
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    entropy: float = 0.0
+    kl: float = 0.0
+    ppo_epochs: int = 3
+    ppo_minibatches: int = 2
+    ppo_clip: float = 0.2
+    replay: float = 0.0
+    replay_capacity: int = 128
+    replay_clip: float = 2.0
+    curriculum: bool = True
+    advance_at: float = 0.9
+    advance_after: int = 0
+    evaluate_every: int = 10
+    save_every: int = 1
+    decisions_per_pass: int = 64
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise :class:`InputError` for values that cannot be meant."""
+        if self.trainer not in ("reinforce", "ppo"):
+            raise InputError(f"rlft.trainer '{self.trainer}' is unknown: use reinforce or ppo.")
+        if self.baseline not in BASELINES:
+            raise InputError(f"rlft.baseline '{self.baseline}' is unknown: use {', '.join(BASELINES)}.")
+        for name in ("updates", "batch", "accumulation", "group", "evaluate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"rlft.{name} is {getattr(self, name)}: it must be at least 1.")
+        if not 0 <= self.replay < 1:
+            raise InputError(f"rlft.replay is {self.replay}: it is a share, from 0 up to less than 1.")
+
+
+# -- players that are asked once -----------------------------------------------------------------
+
+
+class KnownReflections:
+    """The frozen reflector, asked once for each different observation of a whole run.
+
+    What it wrote is kept in ``file`` as well: a run that goes on after an interruption reads the same.
+    """
+
+    def __init__(self, reflector: Reflector, file: Path | None) -> None:
+        self.reflector, self.name, self.file = reflector, reflector.name, file
+        self.known: dict[str, str] = {}
+        if file is not None and file.is_file():
+            for line in file.read_text(encoding="utf-8").split("\n"):
+                with contextlib.suppress(ValueError):  # a line that an interruption tore
+                    digest, text = json.loads(line)
+                    self.known[digest] = text
+
+    def reflect(self, observations: Sequence[Observation]) -> list[str]:
+        digests = [_digest(o) for o in observations]
+        missing = {d: o for d, o in zip(digests, observations, strict=True) if d not in self.known}
+        if missing:
+            found = dict(zip(missing, self.reflector.reflect(list(missing.values())), strict=True))
+            self.known |= found
+            if self.file is not None:
+                with self.file.open("a", encoding="utf-8") as out:
+                    out.writelines("\n" + json.dumps(row) for row in found.items())
+        return [self.known[d] for d in digests]
+
+    def stream(self, observation: Observation) -> Iterator[str]:
+        yield self.reflect([observation])[0]
+
+
+class Asked:
+    """The policy between two changes of its weights, asked once for each different state.
+
+    ``values`` are the critic's. Batches are sorted by nothing and padded; the same state gets the
+    same answer however often it is met.
+    """
+
+    def __init__(self, policy: TrainablePolicy, critic: nn.Linear | None, limit: int) -> None:
+        self.policy, self.name, self.critic, self.limit = policy, policy.name, critic, limit
+        self.known: dict[Key, tuple[list[float], float]] = {}
+
+    def distribution(
+        self, observations: Sequence[Observation], reflections: Sequence[str]
+    ) -> list[list[float]]:
+        keys = list(zip(observations, reflections, strict=True))
+        missing = list(dict.fromkeys(k for k in keys if k not in self.known))
+        for start in range(0, len(missing), self.limit):
+            part = missing[start : start + self.limit]
+            with torch.no_grad():
+                rows, states = self.policy.evaluate([o for o, _ in part], [r for _, r in part])
+                values = self.critic(states).squeeze(-1).tolist() if self.critic else [0.0] * len(part)
+            for key, row, value in zip(part, rows, values, strict=True):
+                self.known[key] = row.tolist(), value
+        return [self.known[k][0] for k in keys]
+
+    def value(self, key: Key) -> float:
+        return self.known[key][1]
+
+
+# -- the trainer ---------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Decision:
+    """One term of the gradient: ``weight * advantage * grad log pi(action | key)``."""
+
+    key: Key
+    action: int
+    behaviour: float
+    advantage: float
+    target: float
+    weight: float = 1.0
+
+
+class Trainer:
+    """The state of a run and one method for each thing an update does, in order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        benchmark: Benchmark,
+        policy: TrainablePolicy,
+        reflector: Reflector,
+        out: Path,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        settings.check()
+        self.settings, self.benchmark, self.policy, self.out = settings, benchmark, policy, out
+        self.accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+        self.main = self.accelerator.is_main_process
+        self.ranks = self.accelerator.num_processes
+        out.mkdir(parents=True, exist_ok=True)
+        self.reflector = KnownReflections(reflector, out / "reflections.jsonl" if self.main else None)
+        stages = benchmark.stages if settings.curriculum else benchmark.stages[-1:]
+        self.curriculum = Curriculum(stages, settings.advance_at, settings.advance_after)
+        self.buffer = ReplayBuffer(settings.replay_capacity if settings.replay else 0)
+        self.weights = policy.parameters()
+        self.reference = _frozen(policy) if settings.kl else None
+        self.reference_rows: dict[Key, Tensor] = {}
+        groups = [{"params": self.weights, "lr": settings.learning_rate}]
+        self.critic: nn.Linear | None = None
+        if settings.baseline == "critic":
+            with torch.no_grad():
+                task = benchmark.tasks("train")[0]
+                seen = benchmark.environment(self.curriculum.stage).reset(task)
+                width = policy.evaluate([seen], [""])[1].shape[-1]
+            self.critic = nn.Linear(width, 1).to(self.weights[0].device)
+            nn.init.zeros_(self.critic.weight)
+            nn.init.zeros_(self.critic.bias)
+            groups.append({"params": list(self.critic.parameters()), "lr": settings.critic_learning_rate})
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        self.rates = [group["lr"] for group in groups]
+        self.trained = [p for group in groups for p in group["params"]]
+        self.tasks = benchmark.tasks("train")
+        self.update = 0
+        self.best = (-1, -1.0, float("-inf"))
+        self.totals = {"env_steps": 0, "episodes": 0, "seconds": 0.0}
+        self.seed = f"{settings.seed}"
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def run(self, *, progress: bool = True) -> Path:
+        """Train until all updates are done; returns the folder of the best policy, ``out/best``."""
+        settings = self.settings
+        if (self.out / "done.json").is_file():
+            return self.out / "best"
+        self._restore()
+        log = MetricsLog(self.out, resume_at=self.update) if self.main else None
+        shown = Progress("RLFT") if self.main and progress else contextlib.nullcontext()
+        with shown as bar:
+            while True:
+                started = time.perf_counter()
+                asked = Asked(self.policy, self.critic, settings.decisions_per_pass)
+                if self.update % settings.evaluate_every == 0 or self.update == settings.updates:
+                    figures = self._evaluate(asked)
+                    if log is not None:
+                        log.write({"update": self.update, **figures}, kind="evaluation")
+                    if bar is not None:
+                        bar.update(self.update, settings.updates, **figures)
+                if self.update == settings.updates:
+                    break
+                stage = self.curriculum.stage
+                batches, totals = self._play(asked)
+                figures = self._learn(asked, batches)
+                self.update += 1
+                seconds = time.perf_counter() - started
+                self.totals["env_steps"] += totals["steps"]
+                self.totals["episodes"] += totals["episodes"]
+                self.totals["seconds"] += seconds
+                figures |= {
+                    "success": totals["success"], "return_mean": totals["return_mean"],
+                    "length_mean": totals["steps"] / totals["episodes"],
+                    "steps_per_second": totals["steps"] / seconds, **self.totals,
+                }  # fmt: skip
+                if log is not None:
+                    log.write({"update": self.update, "stage": stage, **figures})
+                if bar is not None:
+                    bar.update(self.update, settings.updates, stage=stage, **figures)
+                if self.update % settings.save_every == 0 or self.update == settings.updates:
+                    self._save()
+        if self.main:
+            if log is not None:
+                log.close()
+            self.policy.save(self.out / "last")
+            _write_json(self.out / "done.json", {"best": self.best, **self.totals})
+        self.accelerator.wait_for_everyone()
+        return self.out / "best"
+
+    # -- 1. episodes -----------------------------------------------------------------------------
+
+    def _play(self, asked: Asked) -> tuple[list[list[Decision]], dict[str, float]]:
+        """This process's share of the update's episodes as decisions with advantages, batch by batch."""
+        settings, stage = self.settings, self.curriculum.stage
+        share = settings.batch * settings.accumulation
+        first = share * self.accelerator.process_index
+        numbers = range(first, first + share)
+        environments = [self.benchmark.environment(stage) for _ in range(settings.batch)]
+        played: list[Trajectory] = []
+        for start in range(0, share, settings.batch):
+            batch = numbers[start : start + settings.batch]
+            played += play_batch(
+                environments,
+                [self._task(self.update, i) for i in batch],
+                asked,
+                self.reflector,
+                seeds=[_seed(self.seed, self.update, i) for i in batch],
+            )
+        rewards = [[step.result.reward for step in t.steps] for t in played]
+        returns = [returns_to_go(row, settings.discount) for row in rewards]
+        won = [self.benchmark.outcomes(t)[stage] for t in played]
+        values = [[asked.value((s.observation, s.reflection)) for s in t.steps] for t in played]
+        # Baselines compare episodes of all processes.
+        every = self._gather(
+            [(i // settings.group, g, v, w) for i, g, v, w in zip(numbers, returns, values, won, strict=True)]
+        )
+        groups, goals, guesses, outcomes = (list(column) for column in zip(*every, strict=True))
+        whole = advantages(goals, settings.baseline, groups, guesses)
+        scale = 1.0
+        if settings.normalize:
+            flat = torch.tensor([a for row in whole for a in row], dtype=torch.float64)
+            scale = 1 / max(float(flat.std(correction=0)), 1e-6)
+        mine = whole[first : first + share]
+        rate = fmean(outcomes)
+        replaying = settings.replay > 0 and len(self.buffer.episodes) > 0
+        batches: list[list[Decision]] = []
+        for start in range(0, share, settings.batch):
+            decisions = []
+            for i in range(start, start + settings.batch):
+                # Replay estimates part of what successes contribute, see replay.py.
+                weight = (1 - settings.replay if replaying and won[i] else 1.0) / len(every)
+                decisions += [
+                    Decision((s.observation, s.reflection), s.index, s.log_probabilities[s.index],
+                             a * scale, g, weight)
+                    for s, a, g in zip(played[i].steps, mine[i], returns[i], strict=True)
+                ]  # fmt: skip
+            batches.append(decisions)
+        if replaying:
+            batches.append(self._replay(asked, scale, goals))
+        if settings.replay:
+            fresh = [_replayed(t, rate) for t, w in zip(played, won, strict=True) if w]
+            for episode in self._gather(fresh):
+                self.buffer.add(episode)
+        steps = sum(map(len, goals))
+        return batches, {
+            "episodes": len(every), "steps": steps, "success": rate,
+            "return_mean": fmean(g[0] for g in goals),
+        }  # fmt: skip
+
+    def _task(self, update: int, number: int) -> Any:
+        """The task of an episode: all tasks in turn, in a new order each time; groups share one."""
+        groups = -(-self.settings.batch * self.settings.accumulation * self.ranks // self.settings.group)
+        turn, place = divmod(update * groups + number // self.settings.group, len(self.tasks))
+        order = list(range(len(self.tasks)))
+        random.Random(f"{self.seed}/tasks/{turn}").shuffle(order)
+        return self.tasks[order[place]]
+
+    def _replay(self, asked: Asked, scale: float, returns: Sequence[Sequence[float]]) -> list[Decision]:
+        """Decisions of replayed successes, weighted by ``replay * p * rho`` over their number."""
+        settings = self.settings
+        count = settings.batch
+        rng = random.Random(f"{self.seed}/replay/{self.update}/{self.accelerator.process_index}")
+        every = [g for row in returns for g in row]
+        constant = 0.0 if settings.baseline == "none" else fmean(every) if every else 0.0
+        decisions = []
+        for episode in self.buffer.sample(count, rng):
+            rows = asked.distribution(episode.observations, episode.reflections)
+            now = [row[a] for row, a in zip(rows, episode.actions, strict=True)]
+            rho = importance_weight(now, episode.log_probabilities, settings.replay_clip)
+            weight = settings.replay * episode.success_rate * rho / (count * self.ranks)
+            keys = list(zip(episode.observations, episode.reflections, strict=True))
+            goals = returns_to_go(episode.rewards, settings.discount)
+            decisions += [
+                Decision(k, a, p, (g - (asked.value(k) if self.critic else constant)) * scale, g, weight)
+                for k, a, p, g in zip(keys, episode.actions, now, goals, strict=True)
+            ]
+        return decisions
+
+    # -- 2. the update ---------------------------------------------------------------------------
+
+    def _learn(self, asked: Asked, batches: Sequence[Sequence[Decision]]) -> dict[str, float]:
+        """One optimizer step (REINFORCE) or several (PPO) on the decisions of an update."""
+        settings = self.settings
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self._schedule()
+        if settings.trainer == "reinforce":
+            return self._descend(batches) | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+        figures: dict[str, float] = {}
+        pool = [d for batch in batches for d in batch]
+        for epoch in range(settings.ppo_epochs):
+            rng = random.Random(f"{self.seed}/ppo/{self.update}/{epoch}")
+            rng.shuffle(pool)
+            for part in range(settings.ppo_minibatches):
+                chosen = pool[part :: settings.ppo_minibatches]
+                found = self._descend([chosen], settings.ppo_minibatches)
+                # What the first pass finds is what sampling and update disagree by.
+                figures = found | {"ratio_error": figures.get("ratio_error", found["ratio_error"])}
+        return figures | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+
+    def _descend(self, batches: Sequence[Sequence[Decision]], times: int = 1) -> dict[str, float]:
+        """A gradient step on the loss of ``batches``; one backward pass for a few states at a time."""
+        settings = self.settings
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = dict.fromkeys(("loss", "entropy", "kl", "weight"), 0.0)
+        worst = 0.0
+        for batch in batches:
+            by_state: dict[Key, list[Decision]] = {}
+            for decision in batch:
+                by_state.setdefault(decision.key, []).append(decision)
+            states = list(by_state)
+            for start in range(0, len(states), settings.decisions_per_pass):
+                keys = states[start : start + settings.decisions_per_pass]
+                with self.accelerator.autocast():
+                    rows, hidden = self.policy.evaluate([o for o, _ in keys], [r for _, r in keys])
+                values = self.critic(hidden).squeeze(-1) if self.critic else None
+                loss = rows[0].new_zeros(())
+                for i, (key, row) in enumerate(zip(keys, rows, strict=True)):
+                    part, error = self._loss(key, row, by_state[key], sums)
+                    loss, worst = loss + part, max(worst, error)
+                    if values is not None:
+                        loss = loss + sum(d.weight * (values[i] - d.target) ** 2 for d in by_state[key])
+                loss = loss * times
+                self.accelerator.backward(loss)
+                sums["loss"] += float(loss.detach())
+        norm = self._step()
+        sums, worst = self._total(sums), max(self._gather([worst]))
+        count = max(sums.pop("weight"), 1e-12)
+        return {
+            "loss": sums["loss"], "entropy": sums["entropy"] / count, "kl": sums["kl"] / count,
+            "grad_norm": norm, "ratio_error": worst,
+        }  # fmt: skip
+
+    def _loss(
+        self, key: Key, row: Tensor, decisions: Sequence[Decision], sums: dict[str, float]
+    ) -> tuple[Tensor, float]:
+        """The loss of all decisions in one state, and how far its probabilities moved since sampling.
+
+        REINFORCE: ``-w A log pi(a)``. PPO: ``-w min(r A, clip(r) A)`` with ``r = pi(a) / b(a)``. Both
+        with ``- entropy * H(pi) + kl * KL(pi || reference)``, exact sums over the options.
+        """
+        settings = self.settings
+        loss, worst = row.new_zeros(()), 0.0
+        for d in decisions:
+            log_ratio = row[d.action] - d.behaviour
+            worst = max(worst, abs(float(log_ratio.detach())))
+            if settings.trainer == "ppo":
+                ratio = log_ratio.exp()
+                cut = ratio.clamp(1 - settings.ppo_clip, 1 + settings.ppo_clip)
+                loss = loss - d.weight * torch.minimum(ratio * d.advantage, cut * d.advantage)
+            else:
+                loss = loss - d.weight * d.advantage * row[d.action]
+        weight = sum(d.weight for d in decisions)
+        chances = row.exp()
+        entropy = -(chances * row).nan_to_num(0.0).sum()
+        sums["weight"] += weight
+        sums["entropy"] += weight * float(entropy.detach())
+        if settings.entropy:
+            loss = loss - settings.entropy * weight * entropy
+        if self.reference is not None:
+            if key not in self.reference_rows:
+                with torch.no_grad():
+                    (known,), _ = self.reference.evaluate([key[0]], [key[1]])
+                self.reference_rows[key] = known.detach()
+            divergence = (chances * (row - self.reference_rows[key])).nan_to_num(0.0).sum()
+            loss = loss + settings.kl * weight * divergence
+            sums["kl"] += weight * float(divergence.detach())
+        return loss, worst
+
+    def _step(self) -> float:
+        """Sum the gradients of all processes, clip their norm, step; returns the norm before."""
+        if self.ranks > 1:
+            for p in self.trained:
+                if p.grad is None:
+                    p.grad = torch.zeros_like(p)
+            flat = torch.cat([p.grad.flatten() for p in self.trained if p.grad is not None])
+            whole, at = self.accelerator.reduce(flat, reduction="sum"), 0
+            for p in self.trained:
+                assert p.grad is not None
+                p.grad.copy_(whole[at : at + p.numel()].view_as(p))
+                at += p.numel()
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.settings.max_grad_norm)
+        self.optimizer.step()
+        return float(norm)
+
+    def _schedule(self) -> float:
+        settings = self.settings
+        warm = min(1.0, (self.update + 1) / (settings.warmup + 1))
+        return warm * (1 - self.update / settings.updates if settings.decay else 1.0)
+
+    # -- 3. evaluation ---------------------------------------------------------------------------
+
+    def _evaluate(self, asked: Asked) -> dict[str, Any]:
+        """Greedy episodes of the whole task on the validation tasks; the curriculum looks at them.
+
+        Every process plays a share, and all come to the same decision.
+        """
+        tasks = self.benchmark.tasks("validation")[self.accelerator.process_index :: self.ranks]
+        rows = self._gather(measure(self.benchmark, tasks, asked, self.reflector))
+        figures = summary(rows, self.benchmark.stages)
+        stage = self.curriculum.stage
+        score = (self.curriculum.index, figures[f"success/{stage}"], figures["return_mean"])
+        if score > self.best:
+            self.best = score
+            if self.main:
+                self._replace(self.out / "best", lambda folder: self.policy.save(folder))
+        if self.curriculum.advance(self.update, figures[f"success/{stage}"]):
+            self.buffer.clear()  # its returns belong to the stage before
+        return {"stage": stage, **figures}
+
+    # -- 4. checkpoints --------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """All that the next update depends on; the folder appears only when it is whole."""
+        if self.main:
+            self._replace(self.out / "checkpoint", self._write_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"p{i}": p.detach().cpu().contiguous().clone() for i, p in enumerate(self.trained)}
+        for i, p in enumerate(self.trained):
+            for name, value in self.optimizer.state.get(p, {}).items():
+                tensors[f"o{i}.{name}"] = value.detach().cpu().contiguous().clone()
+        save_file(tensors, folder / "state.safetensors")
+        progress = {
+            "update": self.update, "best": self.best, "totals": self.totals,
+            "stage": self.curriculum.index, "entered": self.curriculum.entered,
+            "replay": self.buffer.as_data(),
+        }  # fmt: skip
+        _write_json(folder / "state.json", progress)
+
+    def _restore(self) -> None:
+        folder = self.out / "checkpoint"
+        old = folder.with_name(folder.name + ".old")
+        if not folder.is_dir() and old.is_dir():  # stopped between the two renames of a save
+            old.rename(folder)
+        self.accelerator.wait_for_everyone()
+        if not folder.is_dir():
+            return
+        tensors = load_file(folder / "state.safetensors")
+        with torch.no_grad():
+            for i, p in enumerate(self.trained):
+                p.copy_(tensors[f"p{i}"])
+                state = {
+                    name.partition(".")[2]: value.to(p.device) if name.endswith(("avg", "avg_sq")) else value
+                    for name, value in tensors.items()
+                    if name.startswith(f"o{i}.")
+                }
+                if state:
+                    self.optimizer.state[p] = state
+        data = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        self.update, self.best, self.totals = data["update"], tuple(data["best"]), data["totals"]
+        self.curriculum.index, self.curriculum.entered = data["stage"], data["entered"]
+        self.buffer.restore(data["replay"])
+
+    def _replace(self, folder: Path, write: Any) -> None:
+        part, old = (folder.with_name(folder.name + suffix) for suffix in (".part", ".old"))
+        shutil.rmtree(part, ignore_errors=True)
+        write(part)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    # -- processes -------------------------------------------------------------------------------
+
+    def _gather(self, rows: list[Any]) -> list[Any]:
+        """The rows of all processes, in the order of the processes."""
+        return list(gather_object(rows)) if self.ranks > 1 else rows
+
+    def _total(self, sums: dict[str, float]) -> dict[str, float]:
+        rows = self._gather([sums])
+        return {name: sum(row[name] for row in rows) for name in sums}
+
+
+# -- measuring -----------------------------------------------------------------------------------
+
+
+def measure(
+    benchmark: Benchmark, tasks: Sequence[Any], policy: Any, reflector: Reflector, *, batch: int = 64
+) -> list[dict[str, Any]]:
+    """A row per task of greedy episodes of the whole task: outcomes, return and length."""
+    stage = benchmark.stages[-1]
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(tasks), batch):
+        part = tasks[start : start + batch]
+        environments = [benchmark.environment(stage) for _ in part]
+        for t in play_batch(environments, part, policy, reflector, greedy=True):
+            rows.append({**benchmark.outcomes(t), "return": t.total, "length": len(t.steps)})
+    return rows
+
+
+def summary(rows: Sequence[dict[str, Any]], stages: Sequence[str]) -> dict[str, Any]:
+    """Success rate per stage, mean return and mean length."""
+    figures: dict[str, Any] = {f"success/{s}": fmean(bool(row[s]) for row in rows) for s in stages}
+    return figures | {
+        "return_mean": fmean(row["return"] for row in rows),
+        "length_mean": fmean(row["length"] for row in rows),
+    }
+
+
+def _frozen(policy: TrainablePolicy) -> TrainablePolicy:
+    """The policy as it is now: what the KL term holds the trained one to."""
+    twin = copy.deepcopy(policy)
+    for p in twin.parameters():
+        p.requires_grad_(False)
+    return twin
+
+
+def _replayed(trajectory: Trajectory, rate: float) -> Replayed:
+    steps = trajectory.steps
+    return Replayed(
+        tuple(s.observation for s in steps),
+        tuple(s.reflection for s in steps),
+        tuple(s.index for s in steps),
+        tuple(s.log_probabilities[s.index] for s in steps),
+        tuple(s.result.reward for s in steps),
+        rate,
+    )
+
+
+def _digest(observation: Observation) -> str:
+    return hashlib.sha256(json.dumps(observation_to(observation)).encode()).hexdigest()
+
+
+def _seed(seed: str, update: int, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{update}/{number}".encode()).digest()[:6])
+
+
+def _write_json(path: Path, data: Any) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(data), encoding="utf-8")
+    part.replace(path)
+
+
+def as_plain(settings: Settings) -> dict[str, Any]:
+    """The settings as a recipe holds them."""
+    return asdict(settings)

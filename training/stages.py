@@ -1,0 +1,308 @@
+"""The regimen, stage by stage, in the folder of a run; every stage goes on where it was stopped.
+
+    tasks        RUN/tasks.jsonl        states on optimal trajectories (the oracle's)
+    reflections  RUN/reflections.jsonl  the same with the teacher's reflections
+    negatives    RUN/negatives.jsonl    states after one mistake, with the reflections that recover
+    reflector    RUN/reflector/model    SFT of the reflector, frozen from here on
+    policy       RUN/policy/model       SFT of the policy, given the teacher's reflections
+    rlft         RUN/rlft/best          RLFT of the policy with the reflector in the loop
+    table        RUN/rlft/results.json  the policy before and after RLFT on the test tasks
+
+Each stage keeps the parts of the recipe that it depends on in RUN/recipes, and refuses others.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from repoagent.errors import InputError
+from repoagent.players import NoReflector, Reflector
+from training import recipe as recipes
+from training.benchmark import Benchmark, load_benchmark
+from training.recipe import Recipe
+from training.states import State, optimal, perturbed, read_states, write_states
+
+DATA = ("run", "benchmark", "tasks")
+TAUGHT = (*DATA, "teacher")
+PARTS = {
+    "tasks": DATA,
+    "reflections": TAUGHT,
+    "negatives": TAUGHT,
+    "reflector": (*TAUGHT, "model", "reflector"),
+    "policy": (*TAUGHT, "model", "reflector", "policy"),
+    "rlft": (*TAUGHT, "model", "reflector", "policy", "rlft"),
+    "table": (*TAUGHT, "model", "reflector", "policy", "rlft"),
+}
+"""The parts of a recipe that a stage's outcome depends on; the stages in their order."""
+
+STAGES = tuple(PARTS)
+TRAINING = ("reflector", "policy", "rlft")
+"""The stages in which every process of `accelerate launch` takes part."""
+
+RECORDS = "recipes"
+RESULTS = "results.json"
+ROUNDS = 20
+"""How often the tasks are walked anew, at most, to fill the budget of states."""
+
+Report = Callable[[str], None]
+
+
+class Run:
+    """The folder ``out`` with its recipe; ``name`` tells variants of RLFT on one SFT apart."""
+
+    def __init__(self, out: Path, recipe: Recipe, *, name: str = "", report: Report = print) -> None:
+        self.out, self.recipe, self.report = out, recipe, report
+        self.rlft_folder = out / (f"rlft-{name}" if name else "rlft")
+        self.name = name
+        options = {k: v for k, v in recipe["benchmark"].items() if k != "name"}
+        self.benchmark: Benchmark = load_benchmark(recipe["benchmark"]["name"], options)
+        if recipe["run"]["threads"]:
+            import torch
+
+            torch.set_num_threads(recipe["run"]["threads"])
+
+    # -- the recipe of a run -----------------------------------------------------------------
+
+    @staticmethod
+    def recorded(out: Path, name: str = "") -> Recipe | None:
+        """The recipe that the run in ``out`` has begun with; None where there is no run."""
+        recipe: Recipe = {}
+        for stage in STAGES:
+            recipe |= _record(out, _label(stage, name)) or {}
+        return recipes.defaults() | recipe if recipe else None
+
+    def begin(self, stage: str, *, resume: bool = True, clean: bool = False) -> None:
+        """Record that ``stage`` begins with this recipe, or refuse and name the keys that differ."""
+        if clean:
+            self.remove(stage)
+        label = _label(stage, self.name)
+        if not resume and _record(self.out, label) is not None:
+            raise InputError(f"{self.out} has this stage already; leave --resume at auto, or use --clean.")
+        changed: list[str] = []
+        for earlier in STAGES[: STAGES.index(stage) + 1]:
+            old = _record(self.out, _label(earlier, self.name)) or {}
+            changed += recipes.differences(old, self.recipe, PARTS[earlier])
+        if changed:
+            raise InputError(
+                f"{self.out} was begun with another recipe: {', '.join(dict.fromkeys(changed))}; "
+                "use another --out, or --clean with the first stage that it changes."
+            )
+        path = self.out / RECORDS / f"{label}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps({p: self.recipe[p] for p in PARTS[stage]}, indent=1), encoding="utf-8")
+        part.replace(path)
+
+    def remove(self, stage: str) -> None:
+        """Delete what ``stage`` and all stages after it have written."""
+        for later in STAGES[STAGES.index(stage) :]:
+            for made in self._made(later):
+                if made.is_dir():
+                    shutil.rmtree(made)
+                else:
+                    made.unlink(missing_ok=True)
+
+    def _made(self, stage: str) -> list[Path]:
+        made = [self.out / RECORDS / f"{_label(stage, self.name)}.json"]
+        if stage in ("rlft", "table"):
+            # A stage before them was not asked for by a variant's name: it takes all variants along.
+            folder = self.rlft_folder
+            return [*made, folder if stage == "rlft" else folder / RESULTS]
+        if stage == "reflector":
+            return [*made, self.out / "reflector", self.out / "base"]
+        return [*made, self.out / (stage if stage == "policy" else f"{stage}.jsonl")]
+
+    # -- the stages --------------------------------------------------------------------------
+
+    def run(self, stage: str) -> None:
+        """Do ``stage`` as far as it is not done yet; the stages before it must be done."""
+        getattr(self, stage)()
+
+    def tasks(self) -> None:
+        """States of optimal trajectories on shuffled training tasks, until the budget is full."""
+        path = self.out / "tasks.jsonl"
+        if not path.exists():
+            budget = self.recipe["tasks"]
+            wanted = budget["states"] - round(budget["states"] * budget["negatives"])
+            environment = self.benchmark.environment(self.benchmark.stages[-1])
+            states: list[State] = []
+            for task, rng in self._walked("tasks"):
+                if len(states) >= wanted:
+                    break
+                states += optimal(environment, task, rng)
+            write_states(path, states[:wanted])
+        self.report(f"{len(read_states(path))} states on optimal trajectories in {path}")
+
+    def reflections(self) -> None:
+        """What the teacher writes on the states of the optimal trajectories."""
+        path = self.out / "reflections.jsonl"
+        if not path.exists():
+            self._taught(path, read_states(self.out / "tasks.jsonl"))
+        self.report(f"{len(read_states(path))} reflections in {path}")
+
+    def negatives(self) -> None:
+        """States after one mistake on an optimal trajectory, with the reflections that recover."""
+        path = self.out / "negatives.jsonl"
+        if not path.exists():
+            budget = self.recipe["tasks"]
+            wanted = round(budget["states"] * budget["negatives"])
+            environment = self.benchmark.environment(self.benchmark.stages[-1])
+            states: list[State] = []
+            for task, rng in self._walked("negatives"):
+                if len(states) >= wanted:
+                    break
+                state = perturbed(environment, task, rng)
+                states += [state] if state else []
+            if len(states) < wanted:
+                raise InputError(
+                    f"only {len(states)} of {wanted} states with a mistake were found; lower tasks.negatives."
+                )
+            self._taught(path, states)
+        self.report(f"{len(read_states(path))} states after a mistake in {path}")
+
+    def reflector(self) -> None:
+        """SFT of the reflector on the teacher's reflections; nothing where it is not enabled."""
+        if not self.recipe["reflector"]["enabled"]:
+            self.report("no reflector in this recipe")
+            return
+        from training.sft import train_reflector
+
+        settings = recipes.sft_settings(self.recipe, "reflector")
+        folder = train_reflector(self._states(), self.base(), settings, self.out / "reflector")
+        self.report(f"reflector in {folder}")
+
+    def policy(self) -> None:
+        """SFT of the policy; where it is not enabled the policy stays as it begins."""
+        from training.sft import train_policy
+
+        if self.recipe["policy"]["enabled"]:
+            settings = recipes.sft_settings(self.recipe, "policy")
+            reflect = self.recipe["reflector"]["enabled"]
+            folder = train_policy(self._states(), self.base(), settings, self.out / "policy", reflect=reflect)
+            self.report(f"policy in {folder}")
+        else:
+            self.report("no supervised training of the policy in this recipe")
+
+    def rlft(self) -> None:
+        """RLFT of the policy with the frozen reflector in the loop."""
+        from training.rlft import Trainer
+
+        settings = recipes.rlft_settings(self.recipe)
+        trainer = Trainer(
+            settings, self.benchmark, self.load_policy(), self.load_reflector(), self.rlft_folder
+        )
+        self.report(f"best policy in {trainer.run()}")
+
+    def table(self) -> None:
+        """The policy after SFT and the best one of RLFT, greedy, on the test tasks."""
+        from repoagent.transformer import TransformerPolicy
+        from training.rlft import Asked, KnownReflections, measure, summary
+
+        path = self.rlft_folder / RESULTS
+        if not path.exists():
+            known = KnownReflections(self.load_reflector(), self.rlft_folder / "reflections.jsonl")
+            tasks, stages = self.benchmark.tasks("test"), self.benchmark.stages
+            policies = {
+                "begin": self.load_policy(),
+                "best": TransformerPolicy.from_folder(self.rlft_folder / "best", **self._loading()),
+            }
+            found = {}
+            for label, policy in policies.items():
+                rows = measure(self.benchmark, tasks, Asked(policy, None, 64), known)
+                found[label] = {**summary(rows, stages), "rows": rows}
+            part = path.with_name(path.name + ".part")
+            part.write_text(json.dumps(found), encoding="utf-8")
+            part.replace(path)
+        for label, figures in json.loads(path.read_text(encoding="utf-8")).items():
+            rates = ", ".join(f"{k} {v:.3f}" for k, v in figures.items() if k != "rows")
+            self.report(f"{'before RLFT' if label == 'begin' else 'after RLFT'}: {rates}")
+
+    # -- players -----------------------------------------------------------------------------
+
+    def base(self) -> Path | str:
+        """What both players begin from; a model from scratch is made once."""
+        model = self.recipe["model"]
+        if model["base"] != "scratch":
+            return str(model["base"])
+        from training.scratch import make_causal_lm
+
+        folder = self.out / "base"
+        if not (folder / "tokenizer_config.json").is_file():
+            texts = []
+            for state in self._states():
+                seen = state.observation
+                lines = [seen.task, seen.location, *seen.history, seen.last_result, state.reflection]
+                texts.append("\n".join([*lines, *(o.text for o in seen.options)]))
+            size = {k: model[k] for k in ("arch", "width", "layers", "heads", "window", "vocabulary")}
+            make_causal_lm(folder, **size, texts=texts * 5, seed=self.recipe["run"]["seed"])
+        return folder
+
+    def load_policy(self) -> Any:
+        """The policy that RLFT begins with, trainable."""
+        from repoagent.transformer import TransformerPolicy
+
+        model = self.recipe["model"]
+        options = self._loading() | {"trainable": True}
+        if self.recipe["policy"]["enabled"]:
+            return TransformerPolicy.from_folder(self.out / "policy" / "model", **options)
+        return TransformerPolicy.new(self.base(), head=model["head"], lora_rank=model["lora_rank"], **options)
+
+    def load_reflector(self) -> Reflector:
+        """The frozen reflector, or none."""
+        if not self.recipe["reflector"]["enabled"]:
+            return NoReflector()
+        from repoagent.transformer import TransformerReflector
+
+        length = self.recipe["reflector"]["max_new_tokens"]
+        return TransformerReflector.from_folder(
+            self.out / "reflector" / "model", max_new_tokens=length, **self._loading()
+        )
+
+    def _loading(self) -> dict[str, Any]:
+        model = self.recipe["model"]
+        return {
+            "device": model["device"] or None,
+            "load_in_8bit": model["quantization"] == "8bit",
+            "load_in_4bit": model["quantization"] == "4bit",
+        }
+
+    # -- data --------------------------------------------------------------------------------
+
+    def _states(self) -> list[State]:
+        return read_states(self.out / "reflections.jsonl") + read_states(self.out / "negatives.jsonl")
+
+    def _walked(self, purpose: str) -> Iterable[tuple[Any, random.Random]]:
+        rng = random.Random(f"{self.recipe['run']['seed']}/{purpose}")
+        order = list(self.benchmark.tasks("train"))
+        random.Random(f"{self.recipe['run']['seed']}/order").shuffle(order)
+        for _ in range(ROUNDS):
+            yield from ((task, rng) for task in order)
+
+    def _taught(self, path: Path, states: list[State]) -> None:
+        from training.teacher import make_teacher
+
+        settings = recipes.teacher_settings(self.recipe)
+        teacher = make_teacher(settings, self.benchmark, self.out / "teacher.jsonl")
+        texts = teacher.reflect(states)
+        write_states(path, [replace(s, reflection=t) for s, t in zip(states, texts, strict=True)])
+
+
+def _label(stage: str, name: str) -> str:
+    return f"{stage}-{name}" if name and stage in ("rlft", "table") else stage
+
+
+def _record(out: Path, label: str) -> Recipe | None:
+    path = out / RECORDS / f"{label}.json"
+    try:
+        found: Recipe = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); start the stage over with --clean.") from None
+    return found
