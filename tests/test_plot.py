@@ -84,7 +84,6 @@ def test_a_line_stands_where_a_stage_begins(make_run: MakeRun, tmp_path: Path) -
     plot_run([make_run("long")], whole, metric="entropy")
     plot_run([make_run("short", updates=29)], part, metric="entropy")
     grey = [(abs(pixels(f).astype(int) - 115) < 25).all(-1).sum(0).max() for f in (whole, part)]
-    print(grey)
     assert grey[0] > 100 > grey[1]  # in one column
     assert colours(part) == {COLOURS[0]}
 
@@ -94,7 +93,8 @@ def test_one_metric_is_one_panel(make_run: MakeRun, tmp_path: Path, metric: str)
     out = tmp_path / "m.png"
     plot_run([make_run("run")], out, metric=metric)
     assert imread(out).shape == (645, 1050, 4)
-    assert colours(out) or (pixels(out) == 51).all(-1).sum() > 300  # evaluations have a grey of their own
+    drawn = colours(out) or (pixels(out)[100:500, 200:] == 51).all(-1).sum() > 100  # evaluations' own grey
+    assert drawn
 
 
 def test_several_runs_have_a_colour_each(make_run: MakeRun, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_the_command_draws_into_the_run_or_where_it_is_told(make_run: MakeRun, t
 )
 def test_errors_of_the_command_are_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "repoagent.cli", "train", "plot", *arguments],
+        [sys.executable, "-c", "from repoagent.cli import main; main()", "train", "plot", *arguments],
         cwd=tmp_path,
         capture_output=True,
         text=True,
