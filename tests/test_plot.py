@@ -115,6 +115,25 @@ def test_a_comparison_draws_a_mean_and_a_band_for_each_label(make_run: MakeRun, 
     assert areas[0] > 3000 > areas[1]
 
 
+@pytest.mark.filterwarnings("error")
+def test_runs_too_short_or_idle_to_show_anything_are_drawn_all_the_same(tmp_path: Path) -> None:
+    """One row, no stage, gradients of nothing, numbers that are none; and twice the same name."""
+    rows = {
+        "one/x": [{"update": 0}],
+        "two/x": [{"update": i, "stage": "ab"[i], "kl": np.nan} for i in (0, 1)],
+    }
+    for name, of_run in rows.items():
+        with MetricsLog(tmp_path / name, resume_at=None) as log:
+            for row in of_run:
+                log.write(row | {"success": 0.0, "grad_norm": 0.0})
+    runs, out = [tmp_path / name for name in rows], tmp_path / "x.png"
+    for some in (runs[:1], runs[1:], runs):
+        plot_run(some, out)
+        assert imread(out).shape[1] == 2 * 660
+    plot_comparison({"a": runs[:1], "b": runs}, out, "success")
+    assert colours(out) == set(COLOURS[:2])
+
+
 def test_what_cannot_be_drawn_is_said(make_run: MakeRun, tmp_path: Path) -> None:
     run, out = make_run("run"), tmp_path / "x.png"
     with pytest.raises(InputError, match="no 'hue' over 'update'; use one of entropy, env_steps"):

@@ -102,7 +102,7 @@ def plot_comparison(
         if not len(at):
             raise InputError(f"the runs of '{label}' have no '{metric}' at common '{x}'; train them further.")
         values = values * _scale(metric)
-        ax.plot(at, values.mean(0), label=f"{label} (n = {len(values)})", linewidth=1.8, **look)
+        _draw_line(ax, at, values.mean(0), look, f"{label} (n = {len(values)})")
         ax.fill_between(at, values.min(0), values.max(0), color=look["color"], alpha=0.18, linewidth=0)
     _dress(ax, metric, x)
     _legend(ax)
@@ -211,7 +211,12 @@ def _draw(ax: Axes, metric: str, rows: Rows, curve: Curve, look: Look, label: st
     window = max(1, round(sum(row["kind"] == "train" for row in rows) / 40))
     if window > 1:
         ax.plot(at, values, color=look["color"], alpha=0.25, linewidth=0.7)
-    ax.plot(at, _trailing_mean(values, window), label=label, linewidth=1.8, **look)
+    _draw_line(ax, at, _trailing_mean(values, window), look, label)
+
+
+def _draw_line(ax: Axes, at: NDArray[Any], values: NDArray[Any], look: Look, label: str) -> None:
+    """A full line, or a point where there is one value alone."""
+    ax.plot(at, values, label=label, linewidth=1.8, marker="o" if len(at) == 1 else "", **look)
 
 
 def _figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
@@ -241,7 +246,7 @@ def _dress(ax: Axes, metric: str, x: str = "update") -> None:
     ax.set_ylabel(label)
     if _is_rate(metric):
         ax.set_ylim(-3, 103)
-    if name in LOGARITHMIC and any(np.asarray(line.get_ydata(), float).max() > 0 for line in ax.lines):
+    if name in LOGARITHMIC and ax.dataLim.y1 > 0:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
