@@ -242,7 +242,8 @@ def _dress(ax: Axes, metric: str, x: str = "update") -> None:
     else:
         label = LABELS.get(name, name.replace("_", " "))
     ax.set_xlabel(LABELS.get(x, x))
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+    ax.locator_params("x", integer=True)
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set_ylabel(label)
     if _is_rate(metric):
         ax.set_ylim(-3, 103)
