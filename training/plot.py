@@ -177,7 +177,7 @@ def _draw_stages(ax: Axes, metric: str, rows: Rows) -> None:
             named.add(stage)
             _draw(ax, metric, rows, _values(part, metric), stages[stage], label)
             if i:
-                ax.axvline(part[0]["update"], color="0.45", linewidth=0.9, linestyle=":", zorder=0)
+                ax.axvline(part[0]["update"], color="0.45", linewidth=0.9, linestyle=":", zorder=1)
     if metric == "success":
         points = {f"{stage} (evaluation)": (f"success/{stage}", stages[stage]) for stage in rated}
     elif metric.startswith("train/"):
