@@ -1,6 +1,6 @@
 """Refit the policy's head and its temperature on repositories that the adapter was not trained on.
 
-repoagent train calibrate --policy runs/policy/last --pack runs/pack/validation.jsonl.gz --out DIR
+repoagent train bundled calibrate --policy runs/policy/last --pack runs/pack/validation.jsonl.gz --out DIR
 
 The adapter makes similarities look better on the repositories it was trained on than they are
 elsewhere, so a head fitted there trusts them too much. Here the encoder is frozen, every option of

@@ -12,6 +12,7 @@ import typer
 
 from repoagent.errors import InputError
 from training import corpus as corpora
+from training.cli_regimen import regimen
 from training.corpus import CorpusRepo
 
 app = typer.Typer(
@@ -20,8 +21,11 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+app.add_typer(regimen)
 corpus = typer.Typer(help="The repositories that training and evaluation use.", no_args_is_help=True)
 app.add_typer(corpus, name="corpus")
+bundled = typer.Typer(help="The bundled encoder policy and its small reflector.", no_args_is_help=True)
+app.add_typer(bundled, name="bundled")
 
 
 class SplitName(StrEnum):
@@ -135,7 +139,7 @@ def _rows(split: SplitName, files: list[Path] | None) -> list[dict[str, Any]]:
     return [json.loads(line) for f in found for line in f.read_text("utf-8").split("\n") if line.strip()]
 
 
-@app.command()
+@bundled.command()
 def pack(
     trees: TreesOption,
     out: OutFile,
@@ -152,7 +156,7 @@ def pack(
     typer.echo(f"{count} decisions in {out}")
 
 
-@app.command()
+@bundled.command()
 def scent(
     trees: TreesOption,
     every: Annotated[int, typer.Option("--every", min=1, help="Use every Nth training question.")] = 2,
@@ -163,7 +167,7 @@ def scent(
     run(_rows(SplitName.train, None)[::every], _rows(SplitName.validation, None), trees)
 
 
-@app.command("sft-policy")
+@bundled.command("sft-policy")
 def sft_policy(
     pack: PackOption,
     out: OutFile,
@@ -200,7 +204,7 @@ def sft_policy(
     sft.train(settings, out, device)
 
 
-@app.command()
+@bundled.command()
 def calibrate(
     policy: Annotated[Path, typer.Option("--policy", metavar="DIR", help="Checkpoint of the policy.")],
     pack: PackOption,
@@ -221,7 +225,7 @@ def calibrate(
         typer.echo(f"{name}: {figures}")
 
 
-@app.command("sft-reflector")
+@bundled.command("sft-reflector")
 def sft_reflector(
     pack: PackOption,
     out: OutFile,
@@ -249,7 +253,7 @@ def sft_reflector(
     sft.train(settings, out, device)
 
 
-@app.command()
+@bundled.command()
 def reflect(
     pack: Annotated[Path, typer.Option("--pack", metavar="FILE", help="Packed decisions.")],
     out: OutFile,

@@ -38,7 +38,8 @@ class MetricsLog:
         last = -1 if resume_at is None else resume_at
         path = folder / FILE
         if path.exists():
-            kept = [row for row in _rows(path) if row["update"] <= last]
+            # An evaluation opens the update after it, so the one at the checkpoint is made again.
+            kept = [row for row in _rows(path) if row["update"] < last + (row.get("kind") == "train")]
             _replace(path, "".join(map(_line, kept)))
         self._file = path.open("a", encoding="utf-8")
         self._events = _event_writer(folder / TENSORBOARD, last + 1)

@@ -1,6 +1,6 @@
 """Pack tasks and trees into one file of decisions that training reads anywhere.
 
-repoagent train pack --trees DIR --out runs/pack/train.jsonl.gz [--tasks FILE ...]
+repoagent train bundled pack --trees DIR --out runs/pack/train.jsonl.gz [--tasks FILE ...]
 
 A decision is a state on or off the optimal path with its options and the indices of the best
 ones. Off the path means after opening a wrong file: a teacher's distractor where the task has

@@ -18,49 +18,29 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import json
 import random
-import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from repoagent.environment import Observation
 from repoagent.episode import Trajectory, play_batch
 from repoagent.errors import InputError
 from repoagent.players import Reflector
 from training.advantages import BASELINES, advantages, returns_to_go
 from training.benchmark import Benchmark
+from training.checkpoint import load_state, replace_folder, save_state, settle, write_json
 from training.curriculum import Curriculum
+from training.known import Asked, Key, KnownReflections, TrainablePolicy, measure, summary
 from training.metrics import MetricsLog, Progress
 from training.replay import ReplayBuffer, Replayed, importance_weight
-from training.states import observation_to
-
-Key = tuple[Observation, str]
-
-
-class TrainablePolicy(Protocol):
-    """A policy with gradients; :class:`repoagent.transformer.TransformerPolicy` is one."""
-
-    name: str
-
-    def evaluate(
-        self, observations: Sequence[Observation], reflections: Sequence[str]
-    ) -> tuple[list[Tensor], Tensor]: ...
-    def distribution(
-        self, observations: Sequence[Observation], reflections: Sequence[str]
-    ) -> list[list[float]]: ...
-    def parameters(self) -> list[Tensor]: ...
-    def save(self, folder: str | Path) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,68 +88,6 @@ class Settings:
                 raise InputError(f"rlft.{name} is {getattr(self, name)}: it must be at least 1.")
         if not 0 <= self.replay < 1:
             raise InputError(f"rlft.replay is {self.replay}: it is a share, from 0 up to less than 1.")
-
-
-# -- players that are asked once -----------------------------------------------------------------
-
-
-class KnownReflections:
-    """The frozen reflector, asked once for each different observation of a whole run.
-
-    What it wrote is kept in ``file`` as well: a run that goes on after an interruption reads the same.
-    """
-
-    def __init__(self, reflector: Reflector, file: Path | None) -> None:
-        self.reflector, self.name, self.file = reflector, reflector.name, file
-        self.known: dict[str, str] = {}
-        if file is not None and file.is_file():
-            for line in file.read_text(encoding="utf-8").split("\n"):
-                with contextlib.suppress(ValueError):  # a line that an interruption tore
-                    digest, text = json.loads(line)
-                    self.known[digest] = text
-
-    def reflect(self, observations: Sequence[Observation]) -> list[str]:
-        digests = [_digest(o) for o in observations]
-        missing = {d: o for d, o in zip(digests, observations, strict=True) if d not in self.known}
-        if missing:
-            found = dict(zip(missing, self.reflector.reflect(list(missing.values())), strict=True))
-            self.known |= found
-            if self.file is not None:
-                with self.file.open("a", encoding="utf-8") as out:
-                    out.writelines("\n" + json.dumps(row) for row in found.items())
-        return [self.known[d] for d in digests]
-
-    def stream(self, observation: Observation) -> Iterator[str]:
-        yield self.reflect([observation])[0]
-
-
-class Asked:
-    """The policy between two changes of its weights, asked once for each different state.
-
-    ``values`` are the critic's. Batches are sorted by nothing and padded; the same state gets the
-    same answer however often it is met.
-    """
-
-    def __init__(self, policy: TrainablePolicy, critic: nn.Linear | None, limit: int) -> None:
-        self.policy, self.name, self.critic, self.limit = policy, policy.name, critic, limit
-        self.known: dict[Key, tuple[list[float], float]] = {}
-
-    def distribution(
-        self, observations: Sequence[Observation], reflections: Sequence[str]
-    ) -> list[list[float]]:
-        keys = list(zip(observations, reflections, strict=True))
-        missing = list(dict.fromkeys(k for k in keys if k not in self.known))
-        for start in range(0, len(missing), self.limit):
-            part = missing[start : start + self.limit]
-            with torch.no_grad():
-                rows, states = self.policy.evaluate([o for o, _ in part], [r for _, r in part])
-                values = self.critic(states).squeeze(-1).tolist() if self.critic else [0.0] * len(part)
-            for key, row, value in zip(part, rows, values, strict=True):
-                self.known[key] = row.tolist(), value
-        return [self.known[k][0] for k in keys]
-
-    def value(self, key: Key) -> float:
-        return self.known[key][1]
 
 
 # -- the trainer ---------------------------------------------------------------------------------
@@ -277,7 +195,7 @@ class Trainer:
             if log is not None:
                 log.close()
             self.policy.save(self.out / "last")
-            _write_json(self.out / "done.json", {"best": self.best, **self.totals})
+            write_json(self.out / "done.json", {"best": self.best, **self.totals})
         self.accelerator.wait_for_everyone()
         return self.out / "best"
 
@@ -496,7 +414,7 @@ class Trainer:
         if score > self.best:
             self.best = score
             if self.main:
-                self._replace(self.out / "best", lambda folder: self.policy.save(folder))
+                replace_folder(self.out / "best", self.policy.save)
         if self.curriculum.advance(self.update, figures[f"success/{stage}"]):
             self.buffer.clear()  # its returns belong to the stage before
         return {"stage": stage, **figures}
@@ -506,56 +424,28 @@ class Trainer:
     def _save(self) -> None:
         """All that the next update depends on; the folder appears only when it is whole."""
         if self.main:
-            self._replace(self.out / "checkpoint", self._write_checkpoint)
+            replace_folder(self.out / "checkpoint", self._write_checkpoint)
         self.accelerator.wait_for_everyone()
 
     def _write_checkpoint(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"p{i}": p.detach().cpu().contiguous().clone() for i, p in enumerate(self.trained)}
-        for i, p in enumerate(self.trained):
-            for name, value in self.optimizer.state.get(p, {}).items():
-                tensors[f"o{i}.{name}"] = value.detach().cpu().contiguous().clone()
-        save_file(tensors, folder / "state.safetensors")
         progress = {
             "update": self.update, "best": self.best, "totals": self.totals,
             "stage": self.curriculum.index, "entered": self.curriculum.entered,
             "replay": self.buffer.as_data(),
         }  # fmt: skip
-        _write_json(folder / "state.json", progress)
+        save_state(folder, self.trained, self.optimizer, progress)
 
     def _restore(self) -> None:
         folder = self.out / "checkpoint"
-        old = folder.with_name(folder.name + ".old")
-        if not folder.is_dir() and old.is_dir():  # stopped between the two renames of a save
-            old.rename(folder)
+        if self.main:
+            settle(folder)
         self.accelerator.wait_for_everyone()
         if not folder.is_dir():
             return
-        tensors = load_file(folder / "state.safetensors")
-        with torch.no_grad():
-            for i, p in enumerate(self.trained):
-                p.copy_(tensors[f"p{i}"])
-                state = {
-                    name.partition(".")[2]: value.to(p.device) if name.endswith(("avg", "avg_sq")) else value
-                    for name, value in tensors.items()
-                    if name.startswith(f"o{i}.")
-                }
-                if state:
-                    self.optimizer.state[p] = state
-        data = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        data = load_state(folder, self.trained, self.optimizer)
         self.update, self.best, self.totals = data["update"], tuple(data["best"]), data["totals"]
         self.curriculum.index, self.curriculum.entered = data["stage"], data["entered"]
         self.buffer.restore(data["replay"])
-
-    def _replace(self, folder: Path, write: Any) -> None:
-        part, old = (folder.with_name(folder.name + suffix) for suffix in (".part", ".old"))
-        shutil.rmtree(part, ignore_errors=True)
-        write(part)
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
 
     # -- processes -------------------------------------------------------------------------------
 
@@ -566,32 +456,6 @@ class Trainer:
     def _total(self, sums: dict[str, float]) -> dict[str, float]:
         rows = self._gather([sums])
         return {name: sum(row[name] for row in rows) for name in sums}
-
-
-# -- measuring -----------------------------------------------------------------------------------
-
-
-def measure(
-    benchmark: Benchmark, tasks: Sequence[Any], policy: Any, reflector: Reflector, *, batch: int = 64
-) -> list[dict[str, Any]]:
-    """A row per task of greedy episodes of the whole task: outcomes, return and length."""
-    stage = benchmark.stages[-1]
-    rows: list[dict[str, Any]] = []
-    for start in range(0, len(tasks), batch):
-        part = tasks[start : start + batch]
-        environments = [benchmark.environment(stage) for _ in part]
-        for t in play_batch(environments, part, policy, reflector, greedy=True):
-            rows.append({**benchmark.outcomes(t), "return": t.total, "length": len(t.steps)})
-    return rows
-
-
-def summary(rows: Sequence[dict[str, Any]], stages: Sequence[str]) -> dict[str, Any]:
-    """Success rate per stage, mean return and mean length."""
-    figures: dict[str, Any] = {f"success/{s}": fmean(bool(row[s]) for row in rows) for s in stages}
-    return figures | {
-        "return_mean": fmean(row["return"] for row in rows),
-        "length_mean": fmean(row["length"] for row in rows),
-    }
 
 
 def _frozen(policy: TrainablePolicy) -> TrainablePolicy:
@@ -614,20 +478,5 @@ def _replayed(trajectory: Trajectory, rate: float) -> Replayed:
     )
 
 
-def _digest(observation: Observation) -> str:
-    return hashlib.sha256(json.dumps(observation_to(observation)).encode()).hexdigest()
-
-
 def _seed(seed: str, update: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{update}/{number}".encode()).digest()[:6])
-
-
-def _write_json(path: Path, data: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(data), encoding="utf-8")
-    part.replace(path)
-
-
-def as_plain(settings: Settings) -> dict[str, Any]:
-    """The settings as a recipe holds them."""
-    return asdict(settings)

@@ -1,6 +1,6 @@
 """Fit the weights by which the lexical scan orders its hits.
 
-repoagent train scent --trees DIR [--every 2]
+repoagent train bundled scent --trees DIR [--every 2]
 
 Listwise softmax over the shortlist of each question of the training repositories:
 L = -mean log sum_{gold} softmax(w . f), with a small L2 penalty. Prints the tuple to be put into

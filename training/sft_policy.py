@@ -1,6 +1,6 @@
 """SFT of the bundled policy on packed decisions: L_P = -mean log pi(a* | s, R, options).
 
-repoagent train sft-policy --pack runs/pack/train.jsonl.gz --out runs/policy [--minutes 60]
+repoagent train bundled sft-policy --pack runs/pack/train.jsonl.gz --out runs/policy [--minutes 60]
 
 Options are subsampled per decision (the best ones, the hardest wrong ones, some at random), which
 makes this a listwise softmax over candidates. The head is first fitted on the frozen encoder, then

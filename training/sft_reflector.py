@@ -1,6 +1,6 @@
 """SFT of the bundled reflector: L_R = -mean log R(R_j | s, R_<j), from scratch.
 
-repoagent train sft-reflector --pack runs/pack/train.jsonl.gz --out runs/reflector [--minutes 20]
+repoagent train bundled sft-reflector --pack runs/pack/train.jsonl.gz --out runs/reflector [--minutes 20]
 
 States with a reflection of the large-language-model teacher use it; the others use the template
 teacher's. The tokenizer is a byte-level BPE learnt from the prompts and reflections themselves.

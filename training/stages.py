@@ -202,7 +202,7 @@ class Run:
     def table(self) -> None:
         """The policy after SFT and the best one of RLFT, greedy, on the test tasks."""
         from repoagent.transformer import TransformerPolicy
-        from training.rlft import Asked, KnownReflections, measure, summary
+        from training.known import Asked, KnownReflections, measure, summary
 
         path = self.rlft_folder / RESULTS
         if not path.exists():

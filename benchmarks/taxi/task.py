@@ -149,12 +149,13 @@ class TaxiEnvironment:
 
     def _observe(self, happened: str, final: bool = False) -> Observation:
         row, column, passenger, destination = decode(self.state)
-        where = "in the taxi" if passenger == IN_TAXI else f"at {_place(passenger)}"
+        where = "in the taxi" if passenger == IN_TAXI else f"at {NAMES[passenger]}"
+        goal = PLACES[NAMES[destination if passenger == IN_TAXI else passenger]]
         return Observation(
-            task=f"Bring the passenger to {_place(destination)}.",
+            task=f"Bring the passenger to {NAMES[destination]}.",
             location=f"row {row}, column {column}",
             history=(),
-            last_result=f"{happened} The passenger is {where}.",
+            last_result=f"{happened} The passenger is {where}. Go to row {goal[0]}, column {goal[1]}.",
             options=() if final else OPTIONS,
         )
 
@@ -197,10 +198,9 @@ class DangerousTaxi:
 def reflection(state: State) -> str:
     """What the template teacher writes: the way to the goal, what is blocked, and what follows."""
     seen = state.observation
-    row, column = (int(part.split()[-1]) for part in seen.location.split(", "))
+    row, column = _cell(seen.location)
     waiting = "in the taxi" not in seen.last_result
-    text = seen.last_result.rpartition(" is ")[2] if waiting else seen.task
-    goal = PLACES[next(name for name in NAMES if f" {name} " in f" {text} ".replace(".", " "))]
+    goal = _cell(seen.last_result.rpartition("Go to ")[2])
     # Walls do not depend on the passenger: any state at this cell tells what is blocked.
     here = encode(row, column, IN_TAXI, 0)
     blocked = [move for action, move in enumerate(MOVES) if not legal(here, action)]
@@ -215,6 +215,7 @@ def reflection(state: State) -> str:
     return " ".join(parts)
 
 
-def _place(index: int) -> str:
-    row, column = PLACES[NAMES[index]]
-    return f"{NAMES[index]} (row {row}, column {column})"
+def _cell(text: str) -> tuple[int, int]:
+    """Row and column in "row 3, column 0"."""
+    row, column = (int(part.split()[-1].rstrip(".")) for part in text.split(", "))
+    return row, column
