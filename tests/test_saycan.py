@@ -28,7 +28,6 @@ def test_a_decision_has_one_right_option(decisions: list[saycan.Decision]) -> No
         asked = set(decision.observation.task.split())
         both = [set(o.text.split()) <= asked for o in decision.observation.options]
         assert both.index(True) == decision.best and len(set(decision.observation.options)) == len(both)
-        # The other order of the two words is another entry.
         assert decision.observation.task.endswith(decision.observation.options[decision.best].text)
 
 
@@ -109,7 +108,7 @@ def test_tokens_are_those_that_pass_through_the_model(
         hook.remove()
 
 
-def test_training_lowers_every_loss(tmp_path: Path) -> None:
+def test_training_teaches_the_text(tmp_path: Path) -> None:
     seen: list[list[float]] = []
     plan = saycan.Training(steps=100, options=16, width=32, layers=1, largest=4, learning_rate=5e-3)
 
