@@ -177,7 +177,8 @@ def _sums(lm: CausalLM, vectors: Tensor, actions: Sequence[Sequence[int]]) -> Te
     targets, mask, _ = (t.to(lm.device) for t in pad(actions, "right"))
     logits = lm.lm_head(vectors).float()
     found = logits.log_softmax(-1).gather(2, targets[..., None]).squeeze(2)
-    return (found * mask).sum(1)
+    sums: Tensor = (found * mask).sum(1)
+    return sums
 
 
 def train(
@@ -336,8 +337,8 @@ def measure(scorers: Scorers, decisions: Sequence[Decision]) -> list[Row]:
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
     """Rank correlation of two lists of scores; scores do not tie but by accident."""
-    ranks = [np.argsort(np.argsort(x)) for x in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = (np.argsort(np.argsort(x)) for x in (a, b))
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def report(rows: Sequence[Row]) -> str:
