@@ -6,7 +6,7 @@ followed by the action's text, and the score is the text's likelihood, the sum o
 log-probabilities of its tokens, not divided by their number. With a state of ``s`` tokens and
 actions of ``a`` that costs Theta(|A| (s + a)^2); block-sparse attention costs Theta(s^2 + sum a^2) and
 what the actions attend to in the state. All are measured on one small model that was trained from
-scratch on all of them at once: which of these files answers the question?
+scratch on all of them at once: which of these entries does the question ask for?
 """
 
 from __future__ import annotations
@@ -355,7 +355,7 @@ def report(rows: Sequence[Row]) -> str:
         "pass in which no action sees another. *SayCan* gives each action its own prompt, batched, and sums "
         "the log-probabilities of its text; *state cached* computes the state once, which SayCan's paper "
         "does not. One model, from scratch, trained on the three objectives at once and asked which of the "
-        "files answers a question. Time goes from text to scores, one decision at a time, tokenising "
+        "entries a question asks for. Time goes from text to scores, one decision at a time, tokenising "
         "included; intervals are at 95 %.\n"
     )
 
