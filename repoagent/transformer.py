@@ -35,6 +35,8 @@ class TransformerPolicy:
         self.lm = lm
         self.head = head.to(lm.device)
         self.name = name or lm.name
+        self.tokens = 0
+        """Tokens processed so far: what playing and training cost, whatever the machine."""
         self._known: dict[tuple[Observation, str], list[Page]] = {}
 
     @staticmethod
@@ -113,20 +115,21 @@ class TransformerPolicy:
     ) -> tuple[list[Tensor], Tensor]:
         """Log-probabilities (options,) of each observation, and the hidden state that a critic reads.
 
-        The second is (observations, width): the last token's of the first page, detached.
+        The second is (observations, width): the last token's of the first page.
         """
         pages = [
             (number, page)
             for number, (observation, reflection) in enumerate(zip(observations, reflections, strict=True))
             for page in self._pages(observation, reflection)
         ]
+        self.tokens += sum(len(state) + sum(map(len, options)) for _, (state, options, _) in pages)
         numbered = isinstance(self.head, ChoiceTokenHead)
         scored = (self._choice_scores if numbered else self._pointer_scores)([p for _, p in pages])
         logits: list[list[Tensor]] = [[] for _ in observations]
         states: list[Tensor] = []
         for (number, _), (score, state) in zip(pages, scored, strict=True):
             if not logits[number]:
-                states.append(state.detach().float())
+                states.append(state.float())
             logits[number].append(score)  # pages come in the options' order
         return [torch.cat(parts).log_softmax(0) for parts in logits], torch.stack(states)
 
@@ -209,6 +212,8 @@ class TransformerReflector:
         self.max_new_tokens = min(max_new_tokens, lm.window // 2)
         self.one_line = one_line
         self.temperature = temperature
+        self.tokens = 0
+        """Tokens read and written so far."""
         self._generator = torch.Generator().manual_seed(seed)
 
     @staticmethod
@@ -293,7 +298,7 @@ class TransformerReflector:
         written: list[list[int]] = [[] for _ in prompts]
         texts = [""] * len(prompts)
         open_ = set(range(len(prompts)))
-        cache = None
+        cache, cache_filled = None, False
         for _ in range(self.max_new_tokens):
             with torch.inference_mode():
                 out = self.lm.backbone(
@@ -305,6 +310,8 @@ class TransformerReflector:
                 )
                 cache = out.past_key_values
                 tokens = self._pick(self.lm.lm_head(out.last_hidden_state[:, -1]).float().cpu())
+            self.tokens += len(open_) if cache_filled else int(mask.sum())
+            cache_filled = True
             for i in sorted(open_):
                 if tokens[i] in self.lm.ends:
                     open_.discard(i)

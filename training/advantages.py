@@ -20,18 +20,34 @@ def returns_to_go(rewards: Sequence[float], discount: float = 1.0) -> list[float
     return found[::-1]
 
 
+def generalized(
+    rewards: Sequence[float], values: Sequence[float], discount: float = 1.0, gae: float = 1.0
+) -> tuple[list[float], list[float]]:
+    """Advantages of an episode against a critic, and the values that it should have given.
+
+    Generalized advantage estimation (arXiv 1506.02438): ``A_t = sum_l (discount * gae)^l delta_{t+l}``
+    with ``delta_t = r_t + discount * V_{t+1} - V_t`` and targets ``A_t + V_t``. With ``gae`` 1 it is
+    ``G_t - V_t``; less trusts the critic more, for less variance and some bias.
+    """
+    found: list[float] = []
+    advantage = later = 0.0
+    for reward, value in zip(reversed(rewards), reversed(values), strict=True):
+        advantage = reward + discount * later - value + discount * gae * advantage
+        later = value
+        found.append(advantage)
+    found.reverse()
+    return found, [a + v for a, v in zip(found, values, strict=True)]
+
+
 def advantages(
-    returns: Sequence[Sequence[float]],
-    baseline: str,
-    groups: Sequence[int] | None = None,
-    values: Sequence[Sequence[float]] | None = None,
+    returns: Sequence[Sequence[float]], baseline: str, groups: Sequence[int] | None = None
 ) -> list[list[float]]:
-    """``A_t = G_t - b`` for every step of every episode.
+    """``A_t = G_t - b`` for every step of every episode, with a baseline that needs no critic.
 
     ``returns[i][t]`` is the return to go. The baseline ``b`` is 0 ("none"), the mean of all returns
-    to go ("batch"), the mean return of the *other* episodes of the same group ("leave-one-out";
+    to go ("batch"), or the mean return of the *other* episodes of the same group ("leave-one-out";
     0 where there are none; it does not depend on the episode's own actions, so that it adds no
-    bias), or the critic's value ``values[i][t]`` ("critic").
+    bias).
     """
     if baseline == "none":
         return [list(episode) for episode in returns]
@@ -39,13 +55,6 @@ def advantages(
         every = [g for episode in returns for g in episode]
         mean = fmean(every) if every else 0.0
         return [[g - mean for g in episode] for episode in returns]
-    if baseline == "critic":
-        if values is None:
-            raise ValueError("the critic's baseline needs its values")
-        return [
-            [g - v for g, v in zip(episode, row, strict=True)]
-            for episode, row in zip(returns, values, strict=True)
-        ]
     if baseline == "leave-one-out":
         if groups is None:
             raise ValueError("leave-one-out needs the groups of the episodes")

@@ -78,7 +78,7 @@ class Asked:
     same answer however often it is met.
     """
 
-    def __init__(self, policy: TrainablePolicy, critic: nn.Linear | None, limit: int) -> None:
+    def __init__(self, policy: TrainablePolicy, critic: nn.Module | None, limit: int) -> None:
         self.policy, self.name, self.critic, self.limit = policy, policy.name, critic, limit
         self.known: dict[Key, tuple[list[float], float]] = {}
 

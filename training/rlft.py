@@ -34,13 +34,15 @@ from torch import Tensor, nn
 from repoagent.episode import Trajectory, play_batch
 from repoagent.errors import InputError
 from repoagent.players import Reflector
-from training.advantages import BASELINES, advantages, returns_to_go
+from training.advantages import BASELINES, advantages, generalized, returns_to_go
 from training.benchmark import Benchmark
 from training.checkpoint import load_state, replace_folder, save_state, settle, write_json
 from training.curriculum import Curriculum
 from training.known import Asked, Key, KnownReflections, TrainablePolicy, measure, summary
 from training.metrics import MetricsLog, Progress
 from training.replay import ReplayBuffer, Replayed, importance_weight
+
+CRITIC_WIDTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class Settings:
     normalize: bool = True
     discount: float = 1.0
     learning_rate: float = 3e-4
-    critic_learning_rate: float = 1e-2
+    critic_learning_rate: float = 1e-3
+    critic_weight: float = 0.5
+    gae: float = 1.0
     warmup: int = 5
     decay: bool = False
     weight_decay: float = 0.0
@@ -131,15 +135,13 @@ class Trainer:
         self.reference = _frozen(policy) if settings.kl else None
         self.reference_rows: dict[Key, Tensor] = {}
         groups = [{"params": self.weights, "lr": settings.learning_rate}]
-        self.critic: nn.Linear | None = None
+        self.critic: nn.Module | None = None
         if settings.baseline == "critic":
             with torch.no_grad():
                 task = benchmark.tasks("train")[0]
                 seen = benchmark.environment(self.curriculum.stage).reset(task)
                 width = policy.evaluate([seen], [""])[1].shape[-1]
-            self.critic = nn.Linear(width, 1).to(self.weights[0].device)
-            nn.init.zeros_(self.critic.weight)
-            nn.init.zeros_(self.critic.bias)
+            self.critic = make_critic(width, settings.seed).to(self.weights[0].device)
             groups.append({"params": list(self.critic.parameters()), "lr": settings.critic_learning_rate})
         self.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         self.rates = [group["lr"] for group in groups]
@@ -147,7 +149,9 @@ class Trainer:
         self.tasks = benchmark.tasks("train")
         self.update = 0
         self.best = (-1, -1.0, float("-inf"))
-        self.totals = {"env_steps": 0, "episodes": 0, "seconds": 0.0}
+        self.totals = {
+            "env_steps": 0, "episodes": 0, "seconds": 0.0, "policy_tokens": 0, "reflector_tokens": 0,
+        }  # fmt: skip
         self.seed = f"{settings.seed}"
 
     # -- the loop --------------------------------------------------------------------------------
@@ -162,7 +166,7 @@ class Trainer:
         shown = Progress("RLFT") if self.main and progress else contextlib.nullcontext()
         with shown as bar:
             while True:
-                started = time.perf_counter()
+                started, read = time.perf_counter(), self._tokens()
                 asked = Asked(self.policy, self.critic, settings.decisions_per_pass)
                 if self.update % settings.evaluate_every == 0 or self.update == settings.updates:
                     figures = self._evaluate(asked)
@@ -180,6 +184,8 @@ class Trainer:
                 self.totals["env_steps"] += totals["steps"]
                 self.totals["episodes"] += totals["episodes"]
                 self.totals["seconds"] += seconds
+                for name, count in self._tokens().items():
+                    self.totals[name] += count - read[name]
                 figures |= {
                     "success": totals["success"], "return_mean": totals["return_mean"],
                     "length_mean": totals["steps"] / totals["episodes"],
@@ -224,15 +230,25 @@ class Trainer:
         values = [[asked.value((s.observation, s.reflection)) for s in t.steps] for t in played]
         # Baselines compare episodes of all processes.
         every = self._gather(
-            [(i // settings.group, g, v, w) for i, g, v, w in zip(numbers, returns, values, won, strict=True)]
+            [
+                (i // settings.group, *row)
+                for i, *row in zip(numbers, rewards, returns, values, won, strict=True)
+            ]
         )
-        groups, goals, guesses, outcomes = (list(column) for column in zip(*every, strict=True))
-        whole = advantages(goals, settings.baseline, groups, guesses)
+        groups, gains, goals, guesses, outcomes = (list(column) for column in zip(*every, strict=True))
+        if settings.baseline == "critic":
+            pairs = [
+                generalized(r, v, settings.discount, settings.gae)
+                for r, v in zip(gains, guesses, strict=True)
+            ]
+            whole, targets = [a for a, _ in pairs], [t for _, t in pairs]
+        else:
+            whole, targets = advantages(goals, settings.baseline, groups), goals
         scale = 1.0
         if settings.normalize:
             flat = torch.tensor([a for row in whole for a in row], dtype=torch.float64)
             scale = 1 / max(float(flat.std(correction=0)), 1e-6)
-        mine = whole[first : first + share]
+        mine, aims = whole[first : first + share], targets[first : first + share]
         rate = fmean(outcomes)
         replaying = settings.replay > 0 and len(self.buffer.episodes) > 0
         batches: list[list[Decision]] = []
@@ -244,7 +260,7 @@ class Trainer:
                 decisions += [
                     Decision((s.observation, s.reflection), s.index, s.log_probabilities[s.index],
                              a * scale, g, weight)
-                    for s, a, g in zip(played[i].steps, mine[i], returns[i], strict=True)
+                    for s, a, g in zip(played[i].steps, mine[i], aims[i], strict=True)
                 ]  # fmt: skip
             batches.append(decisions)
         if replaying:
@@ -330,7 +346,8 @@ class Trainer:
                     part, error = self._loss(key, row, by_state[key], sums)
                     loss, worst = loss + part, max(worst, error)
                     if values is not None:
-                        loss = loss + sum(d.weight * (values[i] - d.target) ** 2 for d in by_state[key])
+                        miss = sum(d.weight * (values[i] - d.target) ** 2 for d in by_state[key])
+                        loss = loss + settings.critic_weight * miss
                 loss = loss * times
                 self.accelerator.backward(loss)
                 sums["loss"] += float(loss.detach())
@@ -447,6 +464,11 @@ class Trainer:
         self.curriculum.index, self.curriculum.entered = data["stage"], data["entered"]
         self.buffer.restore(data["replay"])
 
+    def _tokens(self) -> dict[str, int]:
+        """Tokens that this process's players have read and written so far, where they count them."""
+        players = {"policy_tokens": self.policy, "reflector_tokens": self.reflector.reflector}
+        return {name: getattr(player, "tokens", 0) for name, player in players.items()}
+
     # -- processes -------------------------------------------------------------------------------
 
     def _gather(self, rows: list[Any]) -> list[Any]:
@@ -456,6 +478,16 @@ class Trainer:
     def _total(self, sums: dict[str, float]) -> dict[str, float]:
         rows = self._gather([sums])
         return {name: sum(row[name] for row in rows) for name in sums}
+
+
+def make_critic(width: int, seed: int) -> nn.Module:
+    """State values from the policy's hidden state (observations, width); begins at zero."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        critic = nn.Sequential(nn.Linear(width, CRITIC_WIDTH), nn.Tanh(), nn.Linear(CRITIC_WIDTH, 1))
+    nn.init.zeros_(critic[-1].weight)
+    nn.init.zeros_(critic[-1].bias)
+    return critic
 
 
 def _frozen(policy: TrainablePolicy) -> TrainablePolicy:
