@@ -82,6 +82,28 @@ def paired_bootstrap(
     return _estimate(float(a.mean() - b.mean()), mean_a - mean_b, a.size), _estimate(ratio, ratios, a.size)
 
 
+def nested_bootstrap(
+    groups: Sequence[Sequence[float]], seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate:
+    """The mean over groups (such as training seeds) of their means, with its bootstrap interval.
+
+    Groups are drawn first, then the values within each, so that the interval holds for other seeds
+    as well as for other tasks. ``groups`` are of equal length.
+    """
+    data = np.asarray(groups, dtype=float)
+    if not data.size:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    rng = np.random.default_rng(seed)
+    count, size = data.shape
+    means = np.empty(resamples)
+    for done in range(0, resamples, _CHUNK):
+        n = min(_CHUNK, resamples - done)
+        drawn = rng.integers(0, count, size=(n, count, 1))
+        within = rng.integers(0, size, size=(n, count, size))
+        means[done : done + n] = data[drawn, within].mean(axis=(1, 2))
+    return _estimate(float(data.mean()), means, data.size)
+
+
 def _resampled(n: int, seed: int, resamples: int) -> Iterator[NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
     for done in range(0, resamples, _CHUNK):

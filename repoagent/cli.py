@@ -272,6 +272,33 @@ def bench_speed(
         write(file, "Speed of ask", made, body, speed.as_data(timings))
 
 
+@bench.command("taxi")
+def bench_taxi(
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help="Recipe taxi-NAME that comes along, or a .toml file.")
+    ] = "tiny",
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder of the runs; goes on where it was stopped.")
+    ] = Path("runs/taxi"),
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds, from 0.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each.")] = 2,
+    prompted: Annotated[
+        list[str] | None,
+        typer.Option(metavar="openai:BASE_URL#MODEL", help="Also a prompted model; may be repeated."),
+    ] = None,
+    saycan: Annotated[bool, typer.Option(help="Compare with SayCan's scoring of actions.")] = True,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PART.KEY=VALUE", help="Change the recipe of all rows."),
+    ] = None,
+    output: OutputOption = None,
+) -> None:
+    """Every row and ablation of the paper's table on DangerousTaxi, trained from scratch."""
+    from benchmarks.taxi.report import run
+
+    run(preset, out, seeds, jobs, prompted or [], saycan, changes or [], output or [])
+
+
 def _prepare(
     tasks: list[Path], trees: Path, output: list[Path] | None
 ) -> tuple[list[Question], dict[str, Path], list[Path]]:

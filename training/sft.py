@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -30,6 +30,7 @@ from training.states import State
 Report = Callable[[int, int, float], None]
 """Called after every update with its number, the number of all updates, and the loss."""
 
+NOISE_COPIES = 8
 WEIGHTS = "model.safetensors"
 WHOLE = "whole"
 """Written last into a checkpoint: one without it was cut off while it was saved."""
@@ -41,7 +42,10 @@ class SFTSettings:
 
     ``warmup`` below 1 is a share of the steps, else their number. ``lora_rank`` 0 trains all weights;
     ``quantization`` ("8bit", "4bit") is of the frozen base model of a LoRA adapter and needs CUDA.
-    ``bf16`` computes in mixed precision. ``head`` is of the policy alone; ``device`` "" chooses one.
+    ``bf16`` computes in mixed precision. ``device`` "" chooses one. Of the policy alone: ``head``;
+    ``label_smoothing``, the share of its target that is spread over all options, so that it begins
+    RLFT with something left to explore; ``reflection_noise``, how often (0 to 1) it is shown another
+    state's reflection, so that it learns not to trust a reflection that does not fit what it sees.
     """
 
     steps: int
@@ -59,6 +63,8 @@ class SFTSettings:
     save_every: int = 100
     seed: int = 0
     head: str = ChoiceTokenHead.kind
+    label_smoothing: float = 0.0
+    reflection_noise: float = 0.0
     device: str = ""
 
     def __post_init__(self) -> None:
@@ -85,10 +91,15 @@ def train_policy(
     """Teach a policy on ``base`` the best options; the folder of the trained one, ``out / "model"``.
 
     L_P = -mean over states of log sum_{a in best} pi(a | s, R, options): any best option is right,
-    and how they share the probability is left open. ``reflect=False`` trains with empty reflections.
+    and how they share the probability is left open. With ``label_smoothing`` e it is (1 - e) times
+    that plus e times the mean of -log pi over all options. ``reflect=False`` trains with empty
+    reflections.
     """
     if not all(state.best for state in states):
         raise InputError("a state to train the policy on has no best option: leave such states out.")
+
+    if reflect and settings.reflection_noise:
+        states = _with_noise(states, settings.reflection_noise, settings.seed)
 
     def load(**options: Any) -> TransformerPolicy:
         return TransformerPolicy.new(base, head=settings.head, **options)
@@ -97,7 +108,11 @@ def train_policy(
         rows = policy.log_probabilities(
             [s.observation for s in batch], [s.reflection if reflect else "" for s in batch]
         )
-        right = [row[list(s.best)].logsumexp(0) for row, s in zip(rows, batch, strict=True)]
+        smooth = settings.label_smoothing
+        right = [
+            (1 - smooth) * row[list(s.best)].logsumexp(0) + smooth * row.mean()
+            for row, s in zip(rows, batch, strict=True)
+        ]
         return -torch.stack(right).mean()
 
     return _train(states, load, loss, settings, out, report)
@@ -126,6 +141,20 @@ def train_reflector(
         return -torch.stack(sums).mean()
 
     return _train(states, load, loss, settings, out, report)
+
+
+def _with_noise(states: Sequence[State], share: float, seed: int) -> list[State]:
+    """Several copies of ``states`` in which a ``share`` of the reflections is another state's.
+
+    Drawn beforehand, so that neither batches nor an interruption change what is seen.
+    """
+    rng = random.Random(f"{seed}/noise")
+    texts = [state.reflection for state in states]
+    return [
+        replace(state, reflection=rng.choice(texts)) if rng.random() < share else state
+        for _ in range(NOISE_COPIES)
+        for state in states
+    ]
 
 
 class _Loss(nn.Module):
