@@ -286,12 +286,15 @@ class Trainer:
     def _replay(self, asked: Asked, scale: float, returns: Sequence[Sequence[float]]) -> list[Decision]:
         """Decisions of replayed successes, weighted by ``replay * p * rho`` over their number."""
         settings = self.settings
-        count = settings.batch
-        rng = random.Random(f"{self.seed}/replay/{self.update}/{self.accelerator.process_index}")
-        every = [g for row in returns for g in row]
-        constant = 0.0 if settings.baseline == "none" else fmean(every) if every else 0.0
+        count = settings.batch * settings.accumulation
+        first = count * self.accelerator.process_index
+        rng = random.Random(f"{self.seed}/replay/{self.update}")
+        # The same baseline, in expectation, as that of the fresh episodes, or S and F would not add up.
+        alone = settings.baseline == "leave-one-out"
+        every = [g for row in returns for g in (row[:1] if alone else row)]
+        constant = 0.0 if settings.baseline == "none" else fmean(every)
         decisions = []
-        for episode in self.buffer.sample(count, rng):
+        for episode in self.buffer.sample(count * self.ranks, rng)[first : first + count]:
             rows = asked.distribution(episode.observations, episode.reflections)
             now = [row[a] for row, a in zip(rows, episode.actions, strict=True)]
             rho = importance_weight(now, episode.log_probabilities, settings.replay_clip)
@@ -315,11 +318,15 @@ class Trainer:
             return self._descend(batches) | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
         figures: dict[str, float] = {}
         pool = [d for batch in batches for d in batch]
+        # One order over the decisions of all processes, so that a minibatch is the same for any number.
+        sizes = self._gather([len(pool)])
+        first = sum(sizes[: self.accelerator.process_index])
         for epoch in range(settings.ppo_epochs):
-            rng = random.Random(f"{self.seed}/ppo/{self.update}/{epoch}")
-            rng.shuffle(pool)
+            order = list(range(sum(sizes)))
+            random.Random(f"{self.seed}/ppo/{self.update}/{epoch}").shuffle(order)
             for part in range(settings.ppo_minibatches):
-                chosen = pool[part :: settings.ppo_minibatches]
+                numbers = order[part :: settings.ppo_minibatches]
+                chosen = [pool[i - first] for i in numbers if first <= i < first + len(pool)]
                 found = self._descend([chosen], settings.ppo_minibatches)
                 # What the first pass finds is what sampling and update disagree by.
                 figures = found | {"ratio_error": figures.get("ratio_error", found["ratio_error"])}
