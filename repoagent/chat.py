@@ -68,8 +68,7 @@ class ChatModel:
             raise ModelError(f"'{spec}' does not name a chat model: write openai:BASE_URL#MODEL")
         from openai import OpenAI
 
-        key = os.environ.get("OPENAI_API_KEY") or "none"
-        self.client = OpenAI(base_url=self.url, api_key=key, timeout=timeout, max_retries=retries)
+        self.client = OpenAI(base_url=self.url, api_key=api_key(), timeout=timeout, max_retries=retries)
         self.workers = workers
         self.budget = budget
         self._form = 0
@@ -89,7 +88,7 @@ class ChatModel:
         except ModelError:
             raise
         except Exception as error:
-            raise self._failure(error) from error
+            raise failure(error, self.model, self.url) from error
 
     def map(self, function: Callable[[A], B], items: Sequence[A]) -> list[B]:
         """``function`` of all ``items``, several at a time."""
@@ -115,26 +114,11 @@ class ChatModel:
                 refused = refused or error
                 continue
             except Exception as error:  # a body that is no reply at all raises almost anything
-                raise self._failure(error) from error
+                raise failure(error, self.model, self.url) from error
             self._form = max(self._form, form)
             return found
         assert refused is not None
-        raise self._failure(refused) from refused
-
-    def _failure(self, error: Exception) -> ModelError:
-        from openai import APIConnectionError, APIStatusError, APITimeoutError, AuthenticationError
-
-        where = f"the chat model {self.model} at {self.url}"
-        if isinstance(error, APITimeoutError):
-            return ModelError(f"{where} did not answer in time: try again or use a faster model")
-        if isinstance(error, APIConnectionError):
-            return ModelError(f"cannot reach {where}: start the server or correct the address")
-        if isinstance(error, AuthenticationError):
-            return ModelError(f"{where} wants another key: set OPENAI_API_KEY")
-        if isinstance(error, APIStatusError):
-            said = " ".join(_said(error.body).split())[:200]
-            return ModelError(f"{where} answered {error.status_code} ({said}): see the server's log")
-        return ModelError(f"{where} sent what is no chat completion: check that the address is an OpenAI API")
+        raise failure(refused, self.model, self.url) from refused
 
 
 class ChatPolicy:
@@ -318,6 +302,28 @@ def without_thoughts(pieces: Iterator[str]) -> Iterator[str]:
         yield text
     if open_ and not held.lstrip().startswith("<think>"):
         yield held
+
+
+def api_key() -> str:
+    """The user's key; the client wants one even where the server does not."""
+    return os.environ.get("OPENAI_API_KEY") or "none"
+
+
+def failure(error: Exception, model: str, url: str) -> ModelError:
+    """What ``error``, raised while ``model`` at ``url`` was asked, means to the user, in one line."""
+    from openai import APIConnectionError, APIStatusError, APITimeoutError, AuthenticationError
+
+    where = f"the chat model {model} at {url}"
+    if isinstance(error, APITimeoutError | TimeoutError):
+        return ModelError(f"{where} did not answer in time: try again or use a faster model")
+    if isinstance(error, APIConnectionError):
+        return ModelError(f"cannot reach {where}: start the server or correct the address")
+    if isinstance(error, AuthenticationError):
+        return ModelError(f"{where} wants another key: set OPENAI_API_KEY")
+    if isinstance(error, APIStatusError):
+        said = " ".join(_said(error.body).split())[:200]
+        return ModelError(f"{where} answered {error.status_code} ({said}): see the server's log")
+    return ModelError(f"{where} sent what is no chat completion: check that the address is an OpenAI API")
 
 
 def _first_choice(reply: ChatCompletion) -> Any:
