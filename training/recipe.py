@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from repoagent.errors import InputError
-from training.rlft import Settings as RLFTSettings
+from training.rlft_settings import RLFTSettings
 from training.sft import SFTSettings
 from training.teacher import TeacherSettings
 

@@ -32,66 +32,17 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from repoagent.episode import Trajectory, play_batch
-from repoagent.errors import InputError
 from repoagent.players import Reflector
-from training.advantages import BASELINES, advantages, generalized, returns_to_go
+from training.advantages import advantages, generalized, returns_to_go
 from training.benchmark import Benchmark
 from training.checkpoint import load_state, replace_folder, save_state, settle, write_json
 from training.curriculum import Curriculum
 from training.known import Asked, Key, KnownReflections, TrainablePolicy, measure, summary
 from training.metrics import MetricsLog, Progress
 from training.replay import ReplayBuffer, Replayed, importance_weight
+from training.rlft_settings import RLFTSettings as Settings
 
 CRITIC_WIDTH = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """One run. Counts of episodes and updates are plain numbers, rates lie in [0, 1]."""
-
-    updates: int = 200
-    batch: int = 16
-    accumulation: int = 1
-    group: int = 4
-    trainer: str = "reinforce"
-    baseline: str = "leave-one-out"
-    normalize: bool = True
-    discount: float = 1.0
-    learning_rate: float = 3e-4
-    critic_learning_rate: float = 1e-3
-    critic_weight: float = 0.5
-    gae: float = 1.0
-    warmup: int = 5
-    decay: bool = False
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    entropy: float = 0.0
-    kl: float = 0.0
-    ppo_epochs: int = 3
-    ppo_minibatches: int = 2
-    ppo_clip: float = 0.2
-    replay: float = 0.0
-    replay_capacity: int = 128
-    replay_clip: float = 2.0
-    curriculum: bool = True
-    advance_at: float = 0.9
-    advance_after: int = 0
-    evaluate_every: int = 10
-    save_every: int = 1
-    decisions_per_pass: int = 64
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise :class:`InputError` for values that cannot be meant."""
-        if self.trainer not in ("reinforce", "ppo"):
-            raise InputError(f"rlft.trainer '{self.trainer}' is unknown: use reinforce or ppo.")
-        if self.baseline not in BASELINES:
-            raise InputError(f"rlft.baseline '{self.baseline}' is unknown: use {', '.join(BASELINES)}.")
-        for name in ("updates", "batch", "accumulation", "group", "evaluate_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"rlft.{name} is {getattr(self, name)}: it must be at least 1.")
-        if not 0 <= self.replay < 1:
-            raise InputError(f"rlft.replay is {self.replay}: it is a share, from 0 up to less than 1.")
 
 
 # -- the trainer ---------------------------------------------------------------------------------
@@ -147,6 +98,7 @@ class Trainer:
         self.rates = [group["lr"] for group in groups]
         self.trained = [p for group in groups for p in group["params"]]
         self.tasks = benchmark.tasks("train")
+        self.failed: set[int] = set()
         self.update = 0
         self.best = (-1, -1.0, float("-inf"))
         self.totals = {
@@ -212,14 +164,14 @@ class Trainer:
         settings, stage = self.settings, self.curriculum.stage
         share = settings.batch * settings.accumulation
         first = share * self.accelerator.process_index
-        numbers = range(first, first + share)
+        numbers, plan = range(first, first + share), self._plan()
         environments = [self.benchmark.environment(stage) for _ in range(settings.batch)]
         played: list[Trajectory] = []
         for start in range(0, share, settings.batch):
             batch = numbers[start : start + settings.batch]
             played += play_batch(
                 environments,
-                [self._task(self.update, i) for i in batch],
+                [self.tasks[plan[i // settings.group]] for i in batch],
                 asked,
                 self.reflector,
                 seeds=[_seed(self.seed, self.update, i) for i in batch],
@@ -250,6 +202,8 @@ class Trainer:
             scale = 1 / max(float(flat.std(correction=0)), 1e-6)
         mine, aims = whole[first : first + share], targets[first : first + share]
         rate = fmean(outcomes)
+        for group, success in zip(groups, outcomes, strict=True):
+            (self.failed.discard if success else self.failed.add)(plan[group])
         replaying = settings.replay > 0 and len(self.buffer.episodes) > 0
         batches: list[list[Decision]] = []
         for start in range(0, share, settings.batch):
@@ -275,13 +229,23 @@ class Trainer:
             "return_mean": fmean(g[0] for g in goals),
         }  # fmt: skip
 
-    def _task(self, update: int, number: int) -> Any:
-        """The task of an episode: all tasks in turn, in a new order each time; groups share one."""
-        groups = -(-self.settings.batch * self.settings.accumulation * self.ranks // self.settings.group)
-        turn, place = divmod(update * groups + number // self.settings.group, len(self.tasks))
-        order = list(range(len(self.tasks)))
-        random.Random(f"{self.seed}/tasks/{turn}").shuffle(order)
-        return self.tasks[order[place]]
+    def _plan(self) -> list[int]:
+        """The task (its place in ``tasks``) of every group of episodes of this update.
+
+        All tasks in turn, in a new order each time; a share ``focus`` is replaced by tasks whose
+        latest episode failed.
+        """
+        settings = self.settings
+        count = -(-settings.batch * settings.accumulation * self.ranks // settings.group)
+        rng = random.Random(f"{self.seed}/focus/{self.update}")
+        plan = []
+        for number in range(self.update * count, (self.update + 1) * count):
+            turn, place = divmod(number, len(self.tasks))
+            order = list(range(len(self.tasks)))
+            random.Random(f"{self.seed}/tasks/{turn}").shuffle(order)
+            plan.append(order[place])
+        hard = sorted(self.failed)
+        return [rng.choice(hard) if hard and rng.random() < settings.focus else task for task in plan]
 
     def _replay(self, asked: Asked, scale: float, returns: Sequence[Sequence[float]]) -> list[Decision]:
         """Decisions of replayed successes, weighted by ``replay * p * rho`` over their number."""
@@ -455,7 +419,7 @@ class Trainer:
         progress = {
             "update": self.update, "best": self.best, "totals": self.totals,
             "stage": self.curriculum.index, "entered": self.curriculum.entered,
-            "replay": self.buffer.as_data(),
+            "replay": self.buffer.as_data(), "failed": sorted(self.failed),
         }  # fmt: skip
         save_state(folder, self.trained, self.optimizer, progress)
 
@@ -470,6 +434,7 @@ class Trainer:
         self.update, self.best, self.totals = data["update"], tuple(data["best"]), data["totals"]
         self.curriculum.index, self.curriculum.entered = data["stage"], data["entered"]
         self.buffer.restore(data["replay"])
+        self.failed = set(data["failed"])
 
     def _tokens(self) -> dict[str, int]:
         """Tokens that this process's players have read and written so far, where they count them."""

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from repoagent.environment import Observation
 from repoagent.errors import InputError
 from repoagent.players import NoReflector, Reflector
 from training import recipe as recipes
@@ -47,6 +48,9 @@ TRAINING = ("reflector", "policy", "rlft")
 
 RECORDS = "recipes"
 RESULTS = "results.json"
+SPREAD = 8
+"""States walked through for one that is kept, at most."""
+
 ROUNDS = 20
 """How often the tasks are walked anew, at most, to fill the budget of states."""
 
@@ -125,18 +129,26 @@ class Run:
         getattr(self, stage)()
 
     def tasks(self) -> None:
-        """States of optimal trajectories on shuffled training tasks, until the budget is full."""
+        """Different states of optimal trajectories on the training tasks, a sample as large as the budget."""
         path = self.out / "tasks.jsonl"
         if not path.exists():
             budget = self.recipe["tasks"]
             wanted = budget["states"] - round(budget["states"] * budget["negatives"])
             environment = self.benchmark.environment(self.benchmark.stages[-1])
-            states: list[State] = []
-            for task, rng in self._walked("tasks"):
-                if len(states) >= wanted:
+            # Budgets are of different states: a teacher has nothing new to say on the same one.
+            found: dict[Observation, State] = {}
+            tasks = len(self.benchmark.tasks("train"))
+            for walked, (task, rng) in enumerate(self._walked("tasks")):
+                if (walked >= tasks and len(found) >= wanted) or len(found) >= SPREAD * wanted:
                     break
-                states += optimal(environment, task, rng)
-            write_states(path, states[:wanted])
+                found |= {state.observation: state for state in optimal(environment, task, rng)}
+            if len(found) < wanted:
+                raise InputError(
+                    f"the tasks have {len(found)} different states, {wanted} are wanted; lower tasks.states."
+                )
+            rng = random.Random(f"{self.recipe['run']['seed']}/sample")
+            states = rng.sample(list(found.values()), wanted)
+            write_states(path, states)
         self.report(f"{len(read_states(path))} states on optimal trajectories in {path}")
 
     def reflections(self) -> None:
@@ -153,12 +165,15 @@ class Run:
             budget = self.recipe["tasks"]
             wanted = round(budget["states"] * budget["negatives"])
             environment = self.benchmark.environment(self.benchmark.stages[-1])
+            known = {state.observation for state in read_states(self.out / "tasks.jsonl")}
             states: list[State] = []
             for task, rng in self._walked("negatives"):
                 if len(states) >= wanted:
                     break
                 state = perturbed(environment, task, rng)
-                states += [state] if state else []
+                if state is not None and state.observation not in known:
+                    known.add(state.observation)
+                    states.append(state)
             if len(states) < wanted:
                 raise InputError(
                     f"only {len(states)} of {wanted} states with a mistake were found; lower tasks.negatives."
