@@ -67,7 +67,8 @@ class Handler(BaseHTTPRequestHandler):
             server.change.notify_all()
             faults = next((f for word, f in script.get("faults", {}).items() if word in prompt), [])
             fault = faults.pop(0) if faults else ""
-            server.change.wait_for(lambda: stats["peak"] >= script.get("gather", 0), timeout=10)
+            if not server.change.wait_for(lambda: stats["peak"] >= script.get("gather", 0), timeout=10):
+                script["gather"] = 0  # the test fails on the peak: do not wait for every request
             server.change.wait_for(
                 lambda: stats["answered"] < script.get("hold_after", 1e9) or server.script is not script
             )

@@ -95,7 +95,7 @@ def teacher(server: Control, cache: Path, **changes: Any) -> ChatTeacher:
 
 FAULTS = {
     "429": "later 0.05", "429 with a date": "date 1", "429 without Retry-After": "429", "500": "500",
-    "503": "503", "408": "408", "cut": "cut", "slow": "slow 4", "drip": "drip 4", "garbage": "body <html>",
+    "503": "503", "408": "408", "cut": "cut", "slow": "slow 4", "garbage": "body <html>",
     "half": 'body {"choices": [', "array": "body []", "nothing": "body ", "no choices": "body {}",
     "empty choices": 'body {"choices": []}', "empty": "text ", "blank": "text  \n ", "no content": "null",
     "thoughts alone": "text <think>hm</think>",
@@ -131,6 +131,14 @@ def test_retry_after_is_honoured(server: Control, tmp_path: Path) -> None:
     server.script(faults={"Case 002": ["later 86400"]})
     with pytest.raises(ModelError, match=r"1 of 1 reflections are missing .*429 .*slow down"):
         teacher(server, tmp_path / "cache.jsonl").reflect([state(2)])
+
+
+def test_an_answer_that_drips_for_ever_is_timed_out_as_a_whole(server: Control, tmp_path: Path) -> None:
+    server.script(faults={"Case 000": ["drip 20"]})
+    asker = teacher(server, tmp_path / "cache.jsonl", timeout=1.0)
+    begin = time.monotonic()
+    assert asker.reflect(states(1)) == reflections(1)
+    assert asker.cost.retries == 1 and time.monotonic() - begin < 15
 
 
 def test_concurrency_is_reached_and_never_exceeded(server: Control, tmp_path: Path) -> None:
@@ -187,12 +195,15 @@ def test_a_run_that_is_ended_goes_on_with_what_is_missing(
     port = server.root.rpartition(":")[2]
     with subprocess.Popen([sys.executable, "-c", CLIENT, port, str(cache)], cwd=ROOT,
                           stderr=subprocess.DEVNULL) as client:  # fmt: skip
-        deadline = time.monotonic() + 60
-        while not cache.exists() or cache.read_bytes().count(b"\n") < 11:
-            assert client.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        client.send_signal(end)
-        assert client.wait(10) != 0
+        try:
+            deadline = time.monotonic() + 30
+            while not cache.exists() or cache.read_bytes().count(b"\n") < 11:
+                assert client.poll() is None and time.monotonic() < deadline
+                time.sleep(0.02)
+            client.send_signal(end)
+            assert client.wait(10) != 0
+        finally:
+            client.kill()
     kept = len(cache.read_text().splitlines())
     assert kept == 11
     server.script()
