@@ -47,6 +47,9 @@ TRAINING = ("reflector", "policy", "rlft")
 """The stages in which every process of `accelerate launch` takes part."""
 
 RECORDS = "recipes"
+WHOLE = "run"
+"""Name of the record of all parts, for stages that have not begun and are given no recipe."""
+
 RESULTS = "results.json"
 SPREAD = 8
 """States walked through for one that is kept, at most."""
@@ -76,7 +79,7 @@ class Run:
     @staticmethod
     def recorded(out: Path, name: str = "") -> Recipe | None:
         """The recipe that the run in ``out`` has begun with; None where there is no run."""
-        recipe: Recipe = {}
+        recipe: Recipe = _record(out, WHOLE) or {}
         for stage in STAGES:
             recipe |= _record(out, _label(stage, name)) or {}
         return recipes.defaults() | recipe if recipe else None
@@ -97,25 +100,31 @@ class Run:
                 f"{self.out} was begun with another recipe: {', '.join(dict.fromkeys(changed))}; "
                 "use another --out, or --clean with the first stage that it changes."
             )
+        self._keep(label, {p: self.recipe[p] for p in PARTS[stage]})
+        if not self.name or _record(self.out, WHOLE) is None:
+            self._keep(WHOLE, self.recipe)
+
+    def _keep(self, label: str, recipe: Recipe) -> None:
         path = self.out / RECORDS / f"{label}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps({p: self.recipe[p] for p in PARTS[stage]}, indent=1), encoding="utf-8")
+        part.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
         part.replace(path)
 
     def remove(self, stage: str) -> None:
         """Delete what ``stage`` and all stages after it have written."""
-        for later in STAGES[STAGES.index(stage) :]:
-            for made in self._made(later):
-                if made.is_dir():
-                    shutil.rmtree(made)
-                else:
-                    made.unlink(missing_ok=True)
+        paths = [made for later in STAGES[STAGES.index(stage) :] for made in self._made(later)]
+        if stage not in ("rlft", "table"):  # what all variants stand on
+            paths += [*self.out.glob("rlft-*"), *self.out.glob(f"{RECORDS}/*-*.json")]
+        for made in paths:
+            if made.is_dir():
+                shutil.rmtree(made)
+            else:
+                made.unlink(missing_ok=True)
 
     def _made(self, stage: str) -> list[Path]:
         made = [self.out / RECORDS / f"{_label(stage, self.name)}.json"]
         if stage in ("rlft", "table"):
-            # A stage before them was not asked for by a variant's name: it takes all variants along.
             folder = self.rlft_folder
             return [*made, folder if stage == "rlft" else folder / RESULTS]
         if stage == "reflector":
