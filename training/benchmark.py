@@ -17,7 +17,10 @@ from training.states import State
 
 Split = Literal["train", "validation", "test"]
 
-BENCHMARKS = {"taxi": "benchmarks.taxi.task:DangerousTaxi"}
+BENCHMARKS = {
+    "autoexplore": "benchmarks.autoexplore.task:AutoExplore",
+    "taxi": "benchmarks.taxi.task:DangerousTaxi",
+}
 """Where a benchmark's class lies, as ``module:name``."""
 
 
