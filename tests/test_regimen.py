@@ -153,6 +153,7 @@ VARIANTS = {
         "kl": 0.05,
         "entropy": 0.01,
         "replay": 0.3,
+        "focus": 0.3,
     },
 }
 
@@ -190,7 +191,7 @@ KILLS = 20
 def test_twenty_kills_change_nothing(out: Path, forked: Forked, tmp_path: Path) -> None:
     keys = sets(
         updates=60, batch=4, group=2, evaluate_every=4, save_every=2, advance_after=24,
-        baseline="critic", kl=0.02, entropy=0.01, replay=0.3,
+        baseline="critic", kl=0.02, entropy=0.01, replay=0.3, focus=0.3,
     )  # fmt: skip
 
     def start(name: str, **options: Any) -> tuple[int, str]:

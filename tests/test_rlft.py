@@ -273,14 +273,24 @@ def test_whole_run_improves_the_policy(policy: three.Tabular, tmp_path: Path) ->
     assert float(three.expected_return(policy.theta.detach())) > 0.9 * best
 
 
-def test_tasks_come_in_turn_and_groups_share_one(policy: three.Tabular, tmp_path: Path) -> None:
+def test_tasks_come_in_turn(policy: three.Tabular, tmp_path: Path) -> None:
     made = three.make_trainer(policy, tmp_path, batch=8, group=4)
     made.tasks = list(range(6))
-    played = [made._task(update, number) for update in range(6) for number in range(8)]
-    groups = [played[i : i + 4] for i in range(0, len(played), 4)]
-    assert all(len(set(group)) == 1 for group in groups)
-    firsts = [group[0] for group in groups]
-    assert sorted(firsts[:6]) == sorted(firsts[6:]) == list(range(6)) and firsts[:6] != firsts[6:]
+    plans = []
+    for update in range(6):
+        made.update = update
+        plans.append(made._plan())
+    assert all(len(plan) == 2 for plan in plans)  # a task for each group
+    turns = [task for plan in plans for task in plan]
+    assert sorted(turns[:6]) == sorted(turns[6:]) == list(range(6)) and turns[:6] != turns[6:]
+
+
+def test_focus_dwells_on_tasks_that_failed(policy: three.Tabular, tmp_path: Path) -> None:
+    made = three.make_trainer(policy, tmp_path, batch=400, group=1, focus=0.5)
+    made.tasks = list(range(10))
+    assert made._plan().count(3) == 40
+    made.failed = {3}
+    assert 190 < made._plan().count(3) < 250  # half of all, and a tenth of the others
 
 
 def test_settings_that_cannot_be_meant() -> None:
