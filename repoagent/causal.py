@@ -5,6 +5,7 @@ Weights are read from safetensors alone and no code of a model folder is ever ru
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class CausalLM:
     ) -> CausalLM:
         """Load a model folder, a LoRA adapter folder (with its base model), or a hub id of either."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
+        from transformers.utils.logging import disable_progress_bar
 
         folder, device = locate(source), pick_device(device)
         adapter = (folder / "adapter_config.json").is_file()
@@ -101,7 +102,7 @@ class CausalLM:
         base, base_folder = _base_of(folder) if adapter else (name, folder)
         options = _quantization(device, load_in_8bit, load_in_4bit)
         options["dtype"] = getattr(torch, dtype) if dtype else _default_dtype(device)
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 base_folder,
@@ -302,8 +303,10 @@ def _quantization(device: str, eight: bool, four: bool) -> dict[str, Any]:
         return {}
     if eight and four:
         raise ModelError("8-bit and 4-bit loading exclude one another: choose one")
-    if not device.startswith("cuda"):
-        raise ModelError("8-bit and 4-bit loading need an NVIDIA GPU (CUDA): load without quantization")
+    if not device.startswith(("cuda", "cpu")):
+        raise ModelError(f"no 8-bit and 4-bit loading on {device}: use cuda or cpu, or load without")
+    # It warns of its own cast to half precision, in every layer of every forward pass.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import bitsandbytes  # type: ignore[import-not-found, import-untyped, unused-ignore]  # noqa: F401
     except Exception as error:  # also fails on a mismatch with the CUDA libraries

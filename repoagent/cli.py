@@ -256,13 +256,19 @@ def bench_autoexplore(
 def bench_speed(
     sizes: Annotated[list[int] | None, typer.Option("--files", min=1, help="Repository sizes.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="Processes per size; medians are reported.")] = 3,
+    training: Annotated[bool, typer.Option("--training", help="Of training instead of ask.")] = False,
+    figures: Annotated[Path | None, typer.Option("--reference-figures", help="With --training.")] = None,
     seed: SeedOption = 0,
     output: OutputOption = None,
 ) -> None:
-    """Wall time and memory of the whole ask process on generated repositories."""
+    """Wall time and memory of `ask` as repositories grow; or CPU time of training beside the paper's code."""
     from benchmarks import speed
     from benchmarks.table import check_output, provenance, write
 
+    if training:
+        from benchmarks import reference
+
+        return reference.bench(reference.Setup(seed=seed), figures, output or [])
     for file in output or []:
         check_output(file)
     timings = speed.run(sizes or [100, 1000, 10_000], runs, seed, lambda m: print(m, file=sys.stderr))
@@ -297,6 +303,34 @@ def bench_taxi(
     from benchmarks.taxi.report import run
 
     run(preset, out, seeds, jobs, prompted or [], saycan, changes or [], output or [])
+
+
+@bench.command("steps")
+def bench_steps(
+    presets: Annotated[
+        list[str] | None,
+        typer.Option("--preset", metavar="NAME", help="Recipe; may be repeated. [default: all]"),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(metavar="full|tiny", help="The published sizes, or a fraction.")
+    ] = "full",
+    layers: Annotated[int | None, typer.Option(min=1, help="Only so many layers.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. [default: the GPU if any]")] = None,
+    quantization: Annotated[
+        str, typer.Option(metavar="keep|none", help="The recipe's quantization, or none.")
+    ] = "keep",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to keep models and logs in.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PART.KEY=VALUE", help="Change the recipes.")
+    ] = None,
+    output: OutputOption = None,
+) -> None:
+    """Seconds and memory of one training step of every stage, on random weights of published sizes."""
+    from benchmarks.steps import run
+
+    run(presets or [], out, device, scale, layers, quantization, changes or [], output or [])
 
 
 def _prepare(

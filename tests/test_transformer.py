@@ -288,8 +288,8 @@ def test_no_such_folder_device_or_gpu(models, tmp_path):
         TransformerPolicy.from_folder(tmp_path / "nothing", "cpu")
     with pytest.raises(ModelError, match="unknown device 'tpu'"):
         TransformerPolicy.from_folder(models["gpt2"], "tpu")
-    with pytest.raises(ModelError, match="need an NVIDIA GPU"):
-        TransformerPolicy.from_folder(models["gpt2"], "cpu", load_in_8bit=True)
+    with pytest.raises(ModelError, match="exclude one another"):
+        TransformerPolicy.from_folder(models["gpt2"], "cpu", load_in_8bit=True, load_in_4bit=True)
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match="'cuda' is not available"):
             TransformerPolicy.from_folder(models["gpt2"], "cuda", load_in_4bit=True)

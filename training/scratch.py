@@ -5,9 +5,15 @@ For training where nothing can be downloaded, and for tests.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from itertools import islice, product
 from pathlib import Path
-from typing import Literal
+from string import ascii_letters, digits
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 Arch = Literal["gpt2", "llama", "qwen2"]
 
@@ -33,11 +39,15 @@ def make_causal_lm(
     vocabulary: int = 1024,
     texts: Iterable[str] = (),
     seed: int = 0,
+    config: PretrainedConfig | None = None,
+    dtype: str = "float32",
 ) -> Path:
     """Save a model of ``arch`` to ``folder``; the same arguments give the same weights.
 
     The byte-level BPE tokenizer is trained on ``texts`` and on what prompts are made of. Numbers up
     to 300 are single tokens, except for "qwen2", which splits them into digits as the real one does.
+    A ready ``config`` has architecture and sizes; the tokenizer then gets as many tokens as its
+    ``vocab_size``, those beyond the ``vocabulary`` that is learnt being three letters that no text uses.
     """
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -50,12 +60,14 @@ def make_causal_lm(
     )
 
     folder = Path(folder)
+    if config is not None:
+        arch, window = config.model_type, config.max_position_embeddings
     tokenizer = Tokenizer(models.BPE())
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if arch == "qwen2":
-        digits = pre_tokenizers.Split(Regex(r"\p{N}| ?[^\s\p{N}]+|\s+"), "isolated")
+        pieces = pre_tokenizers.Split(Regex(r"\p{N}| ?[^\s\p{N}]+|\s+"), "isolated")
         bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, bytes_])
     else:
         tokenizer.pre_tokenizer = bytes_
     tokenizer.decoder = decoders.ByteLevel()
@@ -70,6 +82,8 @@ def make_causal_lm(
             show_progress=False,
         ),
     )
+    if config is not None:
+        tokenizer = _filled(tokenizer, config.vocab_size)
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|end|>",
@@ -80,7 +94,9 @@ def make_causal_lm(
     )
     ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
     size = tokenizer.get_vocab_size()
-    if arch == "gpt2":
+    if config is not None:
+        config.update(ids)
+    elif arch == "gpt2":
         config = GPT2Config(
             vocab_size=size, n_embd=width, n_layer=layers, n_head=heads, n_positions=window,
             # A dropout left on makes sampling and update see different probabilities.
@@ -101,8 +117,18 @@ def make_causal_lm(
         )
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     torch.random.set_rng_state(state)
     model.save_pretrained(folder)
     wrapped.save_pretrained(folder)
     return folder
+
+
+def _filled(tokenizer: Any, size: int) -> Any:
+    """``tokenizer`` with tokens up to ``size`` that it decodes but, having no merges, never makes."""
+    data = json.loads(tokenizer.to_str())
+    vocabulary: dict[str, int] = data["model"]["vocab"]
+    unused = ("".join(three) for three in product(ascii_letters + digits, repeat=3))
+    fillers = islice((word for word in unused if word not in vocabulary), size - len(vocabulary))
+    vocabulary |= {word: number for number, word in enumerate([*fillers], len(vocabulary))}
+    return type(tokenizer).from_str(json.dumps(data))

@@ -41,7 +41,7 @@ class SFTSettings:
     """``steps`` updates of ``batch`` states per device times ``accumulation`` each.
 
     ``warmup`` below 1 is a share of the steps, else their number. ``lora_rank`` 0 trains all weights;
-    ``quantization`` ("8bit", "4bit") is of the frozen base model of a LoRA adapter and needs CUDA.
+    ``quantization`` ("8bit", "4bit") is of the frozen base model of a LoRA adapter, on CUDA or the CPU.
     ``bf16`` computes in mixed precision. ``device`` "" chooses one. Of the policy alone: ``head``;
     ``label_smoothing``, the share of its target that is spread over all options, so that it begins
     RLFT with something left to explore; ``reflection_noise``, how often (0 to 1) it is shown another
@@ -233,7 +233,7 @@ class _Metrics(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         now = time.perf_counter()
-        rate = round(self.examples / (now - self.time), 2)
+        rate = float(f"{self.examples / (now - self.time):.4g}")
         self.time = now
         row = {
             "step": state.global_step,
