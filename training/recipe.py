@@ -44,7 +44,8 @@ class ModelSettings:
     """What the two players begin from: ``base`` is a folder, a hub id, or "scratch".
 
     The keys after it are those of a model from scratch (random weights, a tokenizer learnt from the
-    run's own states). ``lora_rank`` 0 trains all weights. ``quantization`` is "", "8bit" or "4bit".
+    run's own states); ``policy_width`` and ``policy_layers`` are the policy's, 0 as the reflector's.
+    ``lora_rank`` 0 trains all weights. ``quantization`` is "", "8bit" or "4bit".
     """
 
     base: str = "scratch"
@@ -52,6 +53,8 @@ class ModelSettings:
     width: int = 64
     layers: int = 2
     heads: int = 4
+    policy_width: int = 0
+    policy_layers: int = 0
     window: int = 256
     vocabulary: int = 600
     head: str = "choice-token"

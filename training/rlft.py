@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from repoagent.episode import Trajectory, play_batch
 from repoagent.players import Reflector
-from training.advantages import advantages, generalized, returns_to_go
+from training.advantages import advantages, generalized, raised, returns_to_go
 from training.benchmark import Benchmark
 from training.checkpoint import load_state, replace_folder, save_state, settle, write_json
 from training.curriculum import Curriculum
@@ -194,6 +194,8 @@ class Trainer:
                 for r, v in zip(gains, guesses, strict=True)
             ]
             whole, targets = [a for a, _ in pairs], [t for _, t in pairs]
+            if settings.optimistic:
+                whole = raised(whole, guesses, targets)
         else:
             whole, targets = advantages(goals, settings.baseline, groups), goals
         scale = 1.0

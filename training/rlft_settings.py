@@ -25,6 +25,7 @@ class RLFTSettings:
     critic_learning_rate: float = 1e-3
     critic_weight: float = 0.5
     gae: float = 1.0
+    optimistic: bool = False
     warmup: int = 5
     decay: bool = False
     weight_decay: float = 0.0

@@ -198,7 +198,7 @@ class Run:
         from training.sft import train_reflector
 
         settings = recipes.sft_settings(self.recipe, "reflector")
-        folder = train_reflector(self._states(), self.base(), settings, self.out / "reflector")
+        folder = train_reflector(self._states(), self.base("reflector"), settings, self.out / "reflector")
         self.report(f"reflector in {folder}")
 
     def policy(self) -> None:
@@ -208,7 +208,9 @@ class Run:
         if self.recipe["policy"]["enabled"]:
             settings = recipes.sft_settings(self.recipe, "policy")
             reflect = self.recipe["reflector"]["enabled"]
-            folder = train_policy(self._states(), self.base(), settings, self.out / "policy", reflect=reflect)
+            folder = train_policy(
+                self._states(), self.base("policy"), settings, self.out / "policy", reflect=reflect
+            )
             self.report(f"policy in {folder}")
         else:
             self.report("no supervised training of the policy in this recipe")
@@ -249,22 +251,28 @@ class Run:
 
     # -- players -----------------------------------------------------------------------------
 
-    def base(self) -> Path | str:
-        """What both players begin from; a model from scratch is made once."""
+    def base(self, role: str) -> Path | str:
+        """What a player ("reflector" or "policy") begins from; a model from scratch is made once."""
         model = self.recipe["model"]
         if model["base"] != "scratch":
             return str(model["base"])
+        from accelerate import PartialState
+
+        from repoagent.prompt import policy_prompt
         from training.scratch import make_causal_lm
 
-        folder = self.out / "base"
-        if not (folder / "tokenizer_config.json").is_file():
-            texts = []
-            for state in self._states():
-                seen = state.observation
-                lines = [seen.task, seen.location, *seen.history, seen.last_result, state.reflection]
-                texts.append("\n".join([*lines, *(o.text for o in seen.options)]))
-            size = {k: model[k] for k in ("arch", "width", "layers", "heads", "window", "vocabulary")}
-            make_causal_lm(folder, **size, texts=texts * 5, seed=self.recipe["run"]["seed"])
+        folder = self.out / "base" / role
+        with PartialState().main_process_first():
+            if not (folder / "tokenizer_config.json").is_file():
+                # The tokenizer learns from the very prompts, so that their words are one token each.
+                prompts = [
+                    policy_prompt(s.observation, s.reflection, count=lambda _: 0, budget=0)[0].text
+                    for s in self._states()
+                ]
+                size = {k: model[k] for k in ("arch", "width", "layers", "heads", "window", "vocabulary")}
+                if role == "policy":
+                    size |= {k: model[f"policy_{k}"] or model[k] for k in ("width", "layers")}
+                make_causal_lm(folder, **size, texts=prompts * 5, seed=self.recipe["run"]["seed"])
         return folder
 
     def load_policy(self) -> Any:
@@ -275,7 +283,9 @@ class Run:
         options = self._loading() | {"trainable": True}
         if self.recipe["policy"]["enabled"]:
             return TransformerPolicy.from_folder(self.out / "policy" / "model", **options)
-        return TransformerPolicy.new(self.base(), head=model["head"], lora_rank=model["lora_rank"], **options)
+        return TransformerPolicy.new(
+            self.base("policy"), head=model["head"], lora_rank=model["lora_rank"], **options
+        )
 
     def load_reflector(self) -> Reflector:
         """The frozen reflector, or none."""
