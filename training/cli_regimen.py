@@ -51,6 +51,7 @@ def _do(
     clean: bool,
     name: str = "",
 ) -> None:
+    import torch
     from accelerate import PartialState
 
     from training.recipe import load_recipe
@@ -60,7 +61,7 @@ def _do(
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder.")
     loaded = load_recipe(recipe, changes or (), Run.recorded(out, name))
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())
     run = Run(out, loaded, name=name, report=typer.echo if state.is_main_process else lambda _: None)
     if state.is_main_process:
         run.begin(stages[0], resume=resume is Resume.auto, clean=clean)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -144,19 +145,25 @@ class Run:
             budget = self.recipe["tasks"]
             wanted = budget["states"] - round(budget["states"] * budget["negatives"])
             environment = self.benchmark.environment(self.benchmark.stages[-1])
-            # Budgets are of different states: a teacher has nothing new to say on the same one.
+            # Budgets are of different states: a teacher has nothing new to say on the same one. Those
+            # that are met often come first, by weighted sampling without replacement (Efraimidis and
+            # Spirakis, 2006): the key of a state met n times is u^(1/n).
             found: dict[Observation, State] = {}
+            met: Counter[Observation] = Counter()
             tasks = len(self.benchmark.tasks("train"))
             for walked, (task, rng) in enumerate(self._walked("tasks")):
                 if (walked >= tasks and len(found) >= wanted) or len(found) >= SPREAD * wanted:
                     break
-                found |= {state.observation: state for state in optimal(environment, task, rng)}
+                for state in optimal(environment, task, rng):
+                    found[state.observation] = state
+                    met[state.observation] += 1
             if len(found) < wanted:
                 raise InputError(
                     f"the tasks have {len(found)} different states, {wanted} are wanted; lower tasks.states."
                 )
             rng = random.Random(f"{self.recipe['run']['seed']}/sample")
-            states = rng.sample(list(found.values()), wanted)
+            keys = {seen: rng.random() ** (1 / count) for seen, count in met.items()}
+            states = [found[seen] for seen in sorted(keys, key=keys.__getitem__, reverse=True)[:wanted]]
             write_states(path, states)
         self.report(f"{len(read_states(path))} states on optimal trajectories in {path}")
 
@@ -256,13 +263,14 @@ class Run:
         model = self.recipe["model"]
         if model["base"] != "scratch":
             return str(model["base"])
+        import torch
         from accelerate import PartialState
 
         from repoagent.prompt import policy_prompt
         from training.scratch import make_causal_lm
 
         folder = self.out / "base" / role
-        with PartialState().main_process_first():
+        with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
             if not (folder / "tokenizer_config.json").is_file():
                 # The tokenizer learns from the very prompts, so that their words are one token each.
                 prompts = [
