@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from benchmarks import table as tables
 from repoagent.errors import InputError
@@ -69,13 +69,16 @@ class Cost:
 
     ``peak`` is the most memory at any moment of the whole stage, loading, evaluation and saving
     included, in MiB: what torch allocated on the GPU, or the resident memory of the process.
-    ``tokens`` are those read and written in the step, padding included in SFT. ``quantized`` counts
-    the layers with 8-bit or 4-bit weights that were computed with, over all models of the stage.
+    ``decisions`` are the supervised states of the step, or the actions of its episodes, few since random
+    weights soon do something illegal. ``tokens`` are those read and written in the step, padding
+    included in SFT. ``quantized`` counts the layers with 8-bit or 4-bit weights that were computed
+    with, over all models of the stage.
     """
 
     stage: str
     seconds: float
     peak: float
+    decisions: int
     tokens: float
     trainable: int
     quantized: int
@@ -178,17 +181,20 @@ def work(out: Path, stage: str) -> Cost:
     from training.stages import Run
 
     recipe = _recipe(out)
-    watch = Watch()
-    Run(out, recipe).run(stage)
+    with Watch() as watch:
+        Run(out, recipe).run(stage)
     if stage == "rlft":
         first, last = [row for row in read_metrics(out / stage) if row["kind"] == "train"]
         seconds = last["seconds"] - first["seconds"]
+        decisions = last["env_steps"] - first["env_steps"]
         tokens = sum(last[key] - first[key] for key in ("policy_tokens", "reflector_tokens"))
     else:
         last = json.loads((out / stage / FILE).read_text(encoding="utf-8").splitlines()[-1])
-        seconds = recipe[stage]["batch"] * recipe[stage]["accumulation"] / last["examples_per_second"]
+        decisions = recipe[stage]["batch"] * recipe[stage]["accumulation"]
+        seconds = decisions / last["examples_per_second"]
         tokens = watch.tokens / last["step"]
-    return Cost(stage, seconds, _peak(), tokens, sum(watch.trainable.values()), len(watch.quantized))
+    trainable = sum(watch.trainable.values())
+    return Cost(stage, seconds, _peak(), decisions, tokens, trainable, len(watch.quantized))
 
 
 class Watch:
@@ -198,12 +204,18 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        from torch.nn.modules.module import register_module_forward_pre_hook
-
         self.read: dict[int, int] = {}
         self.trainable: dict[int, int] = {}
         self.quantized: set[int] = set()
-        register_module_forward_pre_hook(self._see)
+
+    def __enter__(self) -> Self:
+        from torch.nn.modules.module import register_module_forward_pre_hook
+
+        self._hook = register_module_forward_pre_hook(self._see)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
 
     @property
     def tokens(self) -> int:
@@ -328,7 +340,7 @@ def report(found: Mapping[str, Mapping[str, Any]], scale: Scale, device: str) ->
             layers = f"{quantized}, {cost['quantized']} layers" if cost["quantized"] else "none"
             rows.append(
                 [preset, NAMES[cost["stage"]], f"{cost['seconds']:.2f}", f"{cost['peak']:,.0f}",
-                 f"{cost['tokens']:,.0f}", f"{cost['trainable']:,}", layers]
+                 f"{cost['decisions']:,}", f"{cost['tokens']:,.0f}", f"{cost['trainable']:,}", layers]
             )  # fmt: skip
     what = "the published sizes" if scale == "full" else (
         f"**tiny models of the same architectures ({TINY_LAYERS} layers, widths divided by "
@@ -344,12 +356,14 @@ def report(found: Mapping[str, Mapping[str, Any]], scale: Scale, device: str) ->
                  "states an SFT step", "episodes an RLFT update", "decisions a pass"], sizes,
             ),
             tables.markdown(
-                ["preset", "stage", "s a step", "peak MiB", "tokens a step", "trainable", "quantized"], rows
+                ["preset", "stage", "s a step", "peak MiB", "decisions", "tokens", "trainable", "quantized"],
+                rows,
             ),
             f"Peak: memory {memory}, the most at any moment of the stage, loading, evaluation and saving "
-            "included. Tokens: read and written in the step, padding included in SFT. Quantized: layers "
-            "that were computed with in 8 or 4 bits, over all models of the stage (RLFT: policy, reflector "
-            "and the policy after SFT).\n",
+            "included. Decisions: supervised states, or actions of the episodes; random weights soon do "
+            "something illegal, so that episodes are shorter than a trained policy's. Tokens: read and "
+            "written in the step, padding included in SFT. Quantized: layers that were computed with in 8 "
+            "or 4 bits, over all models of the stage (RLFT: policy, reflector and the policy after SFT).\n",
         ]
     )  # fmt: skip
 
