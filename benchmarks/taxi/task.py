@@ -205,7 +205,7 @@ def reflection(state: State) -> str:
     here = encode(row, column, IN_TAXI, 0)
     blocked = [move for action, move in enumerate(MOVES) if not legal(here, action)]
     down, right = goal[0] - row, goal[1] - column
-    way = [f"{abs(n)} {MOVES[(n < 0) + 2 * axis]}" for axis, n in enumerate((down, right)) if n]
+    way = [MOVES[(n < 0) + 2 * axis] for axis, n in enumerate((down, right)) if n]
     target = "The passenger" if waiting else "The destination"
     parts = [f"{target} is {' and '.join(way)}." if way else f"{target} is here."]
     if state.mistake:
