@@ -114,6 +114,10 @@ class CausalLM:
             )
             model, report = loaded
             model.name_or_path = base  # peft records it
+            for module in model.modules():
+                # 4-bit weights on a CPU would be packed for inference, and then have no gradients.
+                if hasattr(module, "support_avx512bf16_for_cpu"):
+                    module.support_avx512bf16_for_cpu = False
             has_tokenizer = (folder / "tokenizer_config.json").is_file()
             tokenizer = AutoTokenizer.from_pretrained(
                 folder if has_tokenizer else base_folder, trust_remote_code=False
