@@ -20,18 +20,52 @@ from benchmarks.table import markdown
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+TAXI_BEGIN, TAXI_END = "<!-- taxi:begin -->", "<!-- taxi:end -->"
 METRICS = ("acc@1", "acc@3", "acc@5", "MRR", "span hit", "seconds")
 
 
 def fill(text: str, results: Path) -> str:
     """``text`` with what stands between its markers replaced by the tables of the folder ``results``."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the text needs the lines {BEGIN} and {END}, in this order")
     sections = [section(file) for file in sorted(results.glob("*.json")) if is_evaluation(file)]
-    body = "\n\n".join(sections) or "No results yet."
-    return f"{before}{BEGIN}\n{body}\n{END}{after}"
+    text = _between(text, BEGIN, END, "\n\n".join(sections) or "No results yet.")
+    if TAXI_BEGIN in text:
+        file = results / "taxi.json"
+        text = _between(text, TAXI_BEGIN, TAXI_END, taxi(file) if file.exists() else "No results yet.")
+    return text
+
+
+def _between(text: str, begin: str, end: str, body: str) -> str:
+    before, first, rest = text.partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f"the text needs the lines {begin} and {end}, in this order")
+    return f"{before}{begin}\n{body}\n{end}{after}"
+
+
+def taxi(file: Path) -> str:
+    """The rows of ``repoagent bench taxi`` beside the paper's, and how to make them again."""
+    data = json.loads(file.read_text(encoding="utf-8"))
+    made = data["made"]
+
+    def percent(figures: Mapping[str, Any]) -> str:
+        return "{:.0f} ({:.0f} to {:.0f})".format(*(100 * figures[k] for k in ("value", "low", "high")))
+
+    rows = [
+        [
+            label,
+            *(percent(figures[metric]["success"]) for metric in ("pickup", "dropoff")),
+            "{}, {}".format(*figures["paper"]) if figures["paper"] else "–",
+        ]
+        for label, figures in data["rows"].items()
+    ]
+    return "\n\n".join(
+        [
+            markdown(["row", "pickup, %", "pickup + drop-off, %", "paper, %"], rows),
+            f"{len(made['settings']['seeds'])} training seeds, 95 % intervals. Made on {made['date']} by "
+            f"`{made['command']}` in {data['minutes']:.0f} minutes on {made['machine']['cores']} cores "
+            f"({made['machine']['cpu']}); ablations, curves and cost: [taxi.md](benchmarks/results/taxi.md).",
+        ]
+    )
 
 
 def is_evaluation(file: Path) -> bool:

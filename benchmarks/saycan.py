@@ -5,13 +5,15 @@ numbers from one pass. SayCan (arXiv 2204.01691) scores each action by its own p
 followed by the action's text, and the score is the text's likelihood, the sum of the
 log-probabilities of its tokens, not divided by their number. With a state of ``s`` tokens and
 actions of ``a`` that costs Theta(|A| (s + a)^2); block-sparse attention costs Theta(s^2 + sum a^2) and
-what the actions attend to in the state. All are measured on one small model that was trained from
-scratch on all of them at once: which of these entries does the question ask for?
+what the actions attend to in the state.
+
+All are measured on one small model that was trained from scratch on all of them: which of these
+entries does the question ask for? Choices are compared on states as short as in its training, time
+on states as long as the regimen's, for which its weights do not matter.
 """
 
 from __future__ import annotations
 
-import copy
 import random
 import tempfile
 import time
@@ -21,66 +23,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from benchmarks.likelihood import cached_likelihoods, likelihoods, saycan_prompt
+from benchmarks.saycan_model import Decision, Scorers, Training, draw, situate, train
 from benchmarks.statistics import Estimate, bootstrap_mean, wilson
 from benchmarks.table import markdown
-from repoagent.causal import CausalLM, batches, pad
-from repoagent.environment import Observation, Option
-from repoagent.heads import ChoiceTokenHead, PointerHead, find_labels
-from repoagent.prompt import CHOICE, policy_prompt
-from repoagent.transformer import TransformerPolicy
-from training.scratch import make_causal_lm
 
 COUNTS = (2, 5, 10, 20, 50, 100, 200)
-WINDOW = 4096
 ENUMERATED = "enumerated"
 SPARSE = "pointer, block-sparse"
 SAYCAN = "SayCan"
 CACHED = "SayCan, state cached"
-WORDS = """account archive batch buffer cache channel client cluster command cursor database device
-document driver engine event export filter frame graph handler header image index input job journal
-kernel layer listener loader lock logger matrix metric monitor network packet parser pipeline plugin
-pointer pool proxy query queue record region report route runner schema score session signal socket
-storage stream table target thread token upload worker""".split()
-TEMPLATES = ("where is {0} {1}", "open {0} {1}", "which has {0} {1}")
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """How the model is made: ``steps`` of AdamW, each on about ``options`` options in all."""
-
-    steps: int = 1000
-    options: int = 160
-    learning_rate: float = 3e-3
-    width: int = 64
-    layers: int = 2
-    largest: int = 200
-    """The most options of a decision; reached after nine tenths of the steps."""
-
-
-QUICK = Training(steps=20, options=16, width=32, layers=2, largest=8)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A state with its answer, ``best`` being the index of the one right option."""
-
-    observation: Observation
-    best: int
+METHODS = (ENUMERATED, SPARSE, SAYCAN, CACHED)
+GOOD = 0.9
+"""Accuracy from which on a way of scoring counts as learnt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One way of scoring at one number of actions; per decision, with 95 % intervals.
 
-    ``milliseconds`` from text to scores, tokenising included; ``tokens`` go through the model, padding
-    not counted. ``agreement`` is the share of decisions with the same choice as plain SayCan,
-    ``correlation`` the mean over decisions of Spearman's rank correlation with its scores.
+    ``model_milliseconds`` from tokens to scores; ``milliseconds`` from text to scores, making prompts
+    and tokenising included; ``tokens`` go through the model, padding not counted. ``agreement`` is the
+    share of decisions with the same choice as plain SayCan, ``correlation`` the mean over decisions of
+    Spearman's rank correlation with its scores.
     """
 
     actions: int
     method: str
+    model_milliseconds: Estimate
     milliseconds: Estimate
     tokens: float
     accuracy: Estimate
@@ -89,246 +60,114 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Scorers:
-    """The same model behind both heads."""
+class Comparison:
+    """All figures, with what the report says of the model and of the timed states."""
 
-    enumerated: TransformerPolicy
-    sparse: TransformerPolicy
-
-    @property
-    def lm(self) -> CausalLM:
-        return self.enumerated.lm
-
-
-def draw(count: int, rng: random.Random) -> Decision:
-    """A question about two words and ``count`` entries of two words each; one has both."""
-    right = tuple(rng.sample(WORDS, 2))
-    entries = {right}
-    while len(entries) < count:
-        entries.add(tuple(rng.sample(WORDS, 2)))
-    shuffled = sorted(entries)
-    rng.shuffle(shuffled)
-    options = tuple(Option(" ".join(entry), "open", "/".join(entry)) for entry in shuffled)
-    question = rng.choice(TEMPLATES).format(*right)
-    return Decision(Observation(question, "", (), "", options), shuffled.index(right))
+    training: Training
+    reached: int
+    state_tokens: float
+    """Mean length of the timed states."""
+    rows: list[Row]
 
 
-def saycan_prompt(lm: CausalLM, observation: Observation) -> tuple[list[int], list[list[int]]]:
-    """Tokens of the state and of each action's text, whose end is the end of its line."""
-    (page,) = policy_prompt(
-        observation, count=lm.count, budget=lm.window, options=[0], labels=("",), numbered=False
-    )
-    # The state of a prompt that lists options announces them; here none follow.
-    state = page.state.removesuffix("Options:\n") + CHOICE
-    return lm.start(state), [lm.encode(f" {option.text}\n") for option in observation.options]
+def prepare(scorers: Scorers, method: str, decision: Decision) -> tuple[list[int], list[list[int]]]:
+    """Prompts and tokens of one decision, made anew: of the state and of each action.
 
-
-def likelihoods(lm: CausalLM, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
-    """log P(action | state), (rows,), of each (state, action), with a pass over every whole row.
-
-    SayCan's score of an action: the sum over its tokens, longer texts not being made up for.
+    Enumerated, all is in the first. What the policies remember of a prompt is used by :func:`score`.
     """
-    scores: list[Tensor] = [torch.empty(0)] * len(rows)
-    for batch in batches(range(len(rows)), lambda i: len(rows[i][0]) + len(rows[i][1]) - 1):
-        # Nothing is predicted from the last token, so that it need not be read.
-        fed = [[*rows[i][0], *rows[i][1][:-1]] for i in batch]
-        ids, mask, positions = (t.to(lm.device) for t in pad(fed, "right"))
-        hidden: Tensor = lm.backbone(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
-        ).last_hidden_state
-        starts = torch.tensor([len(rows[i][0]) - 1 for i in batch], device=lm.device)
-        longest = max(len(rows[i][1]) for i in batch)
-        spans = starts[:, None] + torch.arange(longest, device=lm.device)
-        spans = spans.clamp(max=hidden.shape[1] - 1)
-        vectors = hidden.gather(1, spans[..., None].expand(-1, -1, hidden.shape[2]))
-        for i, score in zip(batch, _sums(lm, vectors, [rows[i][1] for i in batch]), strict=True):
-            scores[i] = score
-    return torch.stack(scores)
+    if method not in (ENUMERATED, SPARSE):
+        return saycan_prompt(scorers.lm, decision.observation, decision.reflection)
+    policy = scorers.enumerated if method == ENUMERATED else scorers.sparse
+    policy._known.clear()
+    pages = policy._pages(decision.observation, decision.reflection)
+    if len(pages) > 1:
+        raise ValueError("the options do not fit into one prompt")
+    return pages[0][0], pages[0][1]
 
 
-def cached_likelihoods(lm: CausalLM, state: Sequence[int], actions: Sequence[Sequence[int]]) -> Tensor:
-    """:func:`likelihoods` of ``actions`` in one state, whose keys and values are computed once."""
-    ids, mask, positions = (t.to(lm.device) for t in pad([state], "right"))
-    first = lm.backbone(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
-    scores: list[Tensor] = [torch.empty(0)] * len(actions)
-    for batch in batches(range(len(actions)), lambda i: len(state) + len(actions[i]) - 1):
-        wanted = [actions[i] for i in batch]
-        vectors: Tensor = first.last_hidden_state[:, -1:].expand(len(batch), -1, -1)
-        if max(map(len, wanted)) > 1:
-            past = copy.deepcopy(first.past_key_values)  # a pass appends to what it is given
-            past.batch_repeat_interleave(len(batch))
-            ids, mask, positions = (t.to(lm.device) for t in pad([a[:-1] for a in wanted], "right"))
-            seen = torch.ones(len(batch), len(state), dtype=mask.dtype, device=lm.device)
-            hidden = lm.backbone(
-                input_ids=ids,
-                attention_mask=torch.cat([seen, mask], 1),
-                position_ids=positions + len(state),
-                past_key_values=past,
-                use_cache=True,
-            ).last_hidden_state
-            vectors = torch.cat([vectors, hidden], 1)
-        for i, score in zip(batch, _sums(lm, vectors, wanted), strict=True):
-            scores[i] = score
-    return torch.stack(scores)
-
-
-def _sums(lm: CausalLM, vectors: Tensor, actions: Sequence[Sequence[int]]) -> Tensor:
-    """Summed log-probabilities (rows,) of ``actions``, token t predicted by ``vectors[:, t]``."""
-    targets, mask, _ = (t.to(lm.device) for t in pad(actions, "right"))
-    logits = lm.lm_head(vectors).float()
-    found = logits.log_softmax(-1).gather(2, targets[..., None]).squeeze(2)
-    sums: Tensor = (found * mask).sum(1)
-    return sums
-
-
-def train(
-    folder: str, plan: Training, seed: int, report: Callable[[str], None] = lambda message: None
-) -> Scorers:
-    """A model from scratch, taught to number the right option, to point at it and to write its text.
-
-    The mean of the three losses, AdamW; ``seed`` sets weights and tasks. Up to four options during the
-    first half of the steps, then more and more.
-    """
-    rng = random.Random(seed)
-    texts = [_text(draw(8, rng)) for _ in range(200)]
-    make_causal_lm(
-        folder, "llama", width=plan.width, layers=plan.layers, window=WINDOW, texts=texts, seed=seed
-    )
-    lm = CausalLM.load(folder, "cpu")
-    labels = find_labels(lm.tokenizer)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        pointer = PointerHead(lm.width)
-    enumerated, sparse = TransformerPolicy(lm, ChoiceTokenHead(labels)), TransformerPolicy(lm, pointer)
-    optimizer = torch.optim.AdamW([*lm.model.parameters(), *pointer.parameters()], plan.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, plan.learning_rate, total_steps=plan.steps + 1, pct_start=0.05, cycle_momentum=False
-    )
-    lm.model.train()
-    for step in range(1, plan.steps + 1):
-        # Matching is learnt on few options, then carried over to more.
-        grown = min(1.0, max(0.0, step / plan.steps - 0.5) / 0.4)
-        largest = 4 * (plan.largest / 4) ** grown
-        count = round(2 * (largest / 2) ** rng.random())
-        decisions = [draw(count, rng) for _ in range(max(2, plan.options // count))]
-        losses = _losses(enumerated, sparse, decisions)
-        optimizer.zero_grad()
-        torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(lm.model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0 or step == plan.steps:
-            figures = ", ".join(f"{loss.item():.2f}" for loss in losses)
-            report(f"training, step {step} of {plan.steps}: losses {figures} at {count} options")
-    lm.model.eval()
-    return Scorers(enumerated, sparse)
-
-
-def _losses(
-    enumerated: TransformerPolicy, sparse: TransformerPolicy, decisions: Sequence[Decision]
-) -> list[Tensor]:
-    """-log pi of the right option by its number and by pointer, -log P of its text per token."""
-    losses = []
-    for policy in (enumerated, sparse):
-        scores = policy.log_probabilities([d.observation for d in decisions], [""] * len(decisions))
-        losses.append(-torch.stack([s[d.best] for s, d in zip(scores, decisions, strict=True)]).mean())
-    rows = []
-    for decision in decisions:
-        alone = Observation(
-            decision.observation.task, "", (), "", (decision.observation.options[decision.best],)
-        )
-        state, (action,) = saycan_prompt(enumerated.lm, alone)
-        rows.append((state, action))
-    losses.append(-likelihoods(enumerated.lm, rows).sum() / sum(len(a) for _, a in rows))
-    return losses
-
-
-def _text(decision: Decision) -> str:
-    seen = decision.observation
-    lines = [f"{n}. {o.text}\n- {o.text}\n{CHOICE} {o.text}" for n, o in enumerate(seen.options, 1)]
-    return "\n".join([f"Question: {seen.task}", *lines])
-
-
-def score(scorers: Scorers, method: str, observation: Observation) -> list[float]:
+def score(
+    scorers: Scorers, method: str, decision: Decision, prepared: tuple[list[int], list[list[int]]]
+) -> list[float]:
     """One score per option: log-probabilities for the policies, log-likelihoods for SayCan."""
-    if method == ENUMERATED:
-        return scorers.enumerated.distribution([observation], [""])[0]
-    if method == SPARSE:
-        return scorers.sparse.distribution([observation], [""])[0]
+    if method in (ENUMERATED, SPARSE):
+        policy = scorers.enumerated if method == ENUMERATED else scorers.sparse
+        return policy.distribution([decision.observation], [decision.reflection])[0]
+    state, actions = prepared
     with torch.no_grad():
-        state, actions = saycan_prompt(scorers.lm, observation)
         if method == CACHED:
             return cached_likelihoods(scorers.lm, state, actions).tolist()
         return likelihoods(scorers.lm, [(state, action) for action in actions]).tolist()
 
 
-def tokens(scorers: Scorers, method: str, observation: Observation) -> int:
+def tokens(method: str, prepared: tuple[list[int], list[list[int]]]) -> int:
     """Tokens that :func:`score` sends through the model, padding not counted.
 
     Enumerated and block-sparse: the state and all options. SayCan: sum of (s + a - 1) over the
     actions, the last token of each not being read; with the state cached s + sum of (a - 1).
     """
-    lm = scorers.lm
-    if method == ENUMERATED:
-        return sum(len(lm.start(p.text)) for p in scorers.enumerated.prompts(observation))
-    if method == SPARSE:
-        pages = scorers.sparse.prompts(observation)
-        return sum(len(lm.start(p.state)) + sum(len(lm.encode(o)) for o in p.options) for p in pages)
-    state, actions = saycan_prompt(lm, observation)
+    state, actions = prepared
+    if method in (ENUMERATED, SPARSE):
+        return len(state) + sum(map(len, actions))
     read = sum(len(action) - 1 for action in actions)
     return read + len(state) * (1 if method == CACHED else len(actions))
 
 
 def run(
     counts: Sequence[int] = COUNTS,
-    decisions: int = 50,
+    decisions: int = 100,
+    timed: int = 20,
     seed: int = 0,
     report: Callable[[str], None] = lambda message: None,
     training: Training | None = None,
-) -> list[Row]:
-    """Train the model, then measure every method on ``decisions`` fresh states per count."""
+) -> Comparison:
+    """Train the model, then measure every method at every count of actions.
+
+    Choices on ``decisions`` fresh states per count, time and tokens on ``timed`` long ones.
+    """
+    plan = training or Training()
     with tempfile.TemporaryDirectory() as folder:
-        scorers = train(folder, training or Training(), seed, report)
-    rows = []
+        scorers = train(folder, plan, seed, report)
+    rows, lengths = [], []
     for count in counts:
         rng = random.Random(f"{seed} measured {count}")
-        rows += measure(scorers, [draw(count, rng) for _ in range(decisions)])
-        report(
-            f"{count} actions: " + ", ".join(f"{r.method} {r.milliseconds.value:.1f} ms" for r in rows[-4:])
-        )
-    return rows
+        short = [draw(count, rng) for _ in range(decisions)]
+        long = [situate(draw(count, rng), rng) for _ in range(timed)]
+        lengths += [len(prepare(scorers, SAYCAN, decision)[0]) for decision in long]
+        rows += measure(scorers, short, long)
+        shown = (f"{r.method} {r.model_milliseconds.value:.1f} ms, {r.accuracy.value:.2f}" for r in rows[-4:])
+        report(f"{count} actions (time, accuracy): " + "; ".join(shown))
+    return Comparison(plan, scorers.reached, float(np.mean(lengths)), rows)
 
 
-def measure(scorers: Scorers, decisions: Sequence[Decision]) -> list[Row]:
-    """A row per method, over decisions that all have equally many actions."""
-    methods = (ENUMERATED, SPARSE, SAYCAN, CACHED)
-    scores: dict[str, list[list[float]]] = {method: [] for method in methods}
-    times: dict[str, list[float]] = {method: [] for method in methods}
-    for number, decision in enumerate([decisions[0], *decisions]):
-        for method in methods:
-            # What a policy remembers of a prompt would spare it the tokenising.
-            scorers.enumerated._known.clear()
-            scorers.sparse._known.clear()
+def measure(scorers: Scorers, short: Sequence[Decision], long: Sequence[Decision]) -> list[Row]:
+    """A row per method: choices on ``short``, time on ``long``; all have equally many actions."""
+    times: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
+    read: dict[str, list[int]] = {method: [] for method in METHODS}
+    for number, decision in enumerate([long[0], *long]):
+        for method in METHODS:
             started = time.perf_counter()
-            found = score(scorers, method, decision.observation)
+            prepared = prepare(scorers, method, decision)
+            halfway = time.perf_counter()
+            score(scorers, method, decision, prepared)
+            done = time.perf_counter()
             if number:  # the first is a warm-up
-                times[method].append(1000 * (time.perf_counter() - started))
-                scores[method].append(found)
+                times[method].append((1000 * (done - halfway), 1000 * (done - started)))
+                read[method].append(tokens(method, prepared))
+    scores = {m: [score(scorers, m, d, prepare(scorers, m, d)) for d in short] for m in METHODS}
+    theirs = [int(np.argmax(s)) for s in scores[SAYCAN]]
     rows = []
-    for method in methods:
+    for method in METHODS:
         chosen = [int(np.argmax(s)) for s in scores[method]]
-        theirs = [int(np.argmax(s)) for s in scores[SAYCAN]]
-        right = sum(c == d.best for c, d in zip(chosen, decisions, strict=True))
-        same = sum(c == t for c, t in zip(chosen, theirs, strict=True))
         correlations = [spearman(a, b) for a, b in zip(scores[method], scores[SAYCAN], strict=True)]
         rows.append(
             Row(
-                actions=len(decisions[0].observation.options),
+                actions=len(short[0].observation.options),
                 method=method,
-                milliseconds=bootstrap_mean(times[method]),
-                tokens=float(np.mean([tokens(scorers, method, d.observation) for d in decisions])),
-                accuracy=wilson(right, len(decisions)),
-                agreement=wilson(same, len(decisions)),
+                model_milliseconds=bootstrap_mean([model for model, _ in times[method]]),
+                milliseconds=bootstrap_mean([whole for _, whole in times[method]]),
+                tokens=float(np.mean(read[method])),
+                accuracy=wilson(sum(c == d.best for c, d in zip(chosen, short, strict=True)), len(short)),
+                agreement=wilson(sum(c == t for c, t in zip(chosen, theirs, strict=True)), len(short)),
                 correlation=bootstrap_mean(correlations),
             )
         )
@@ -341,26 +180,80 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def report(rows: Sequence[Row]) -> str:
+def faster_from(rows: Sequence[Row], method: str, other: str) -> int | None:
+    """The least number of actions from which on the model's time with ``method`` is below ``other``'s.
+
+    Below with all of its interval; None if not even at the most actions.
+    """
+    found = None
+    for count in sorted({r.actions for r in rows}, reverse=True):
+        ours, theirs = (_row(rows, count, name).model_milliseconds for name in (method, other))
+        if ours.high >= theirs.low:
+            break
+        found = count
+    return found
+
+
+def good_up_to(rows: Sequence[Row], method: str) -> int | None:
+    """The most actions up to which ``method`` is right in more than :data:`GOOD` of the decisions."""
+    found = None
+    for count in sorted({r.actions for r in rows}):
+        if not _row(rows, count, method).accuracy.value > GOOD:
+            break
+        found = count
+    return found
+
+
+def _row(rows: Sequence[Row], actions: int, method: str) -> Row:
+    return next(r for r in rows if (r.actions, r.method) == (actions, method))
+
+
+def report(found: Comparison) -> str:
     """The figures in Markdown."""
-    header = ["actions", "scored by", "ms per decision", "tokens per decision", "accuracy",
+    rows, plan = found.rows, found.training
+    header = ["actions", "scored by", "ms, model", "ms in all", "tokens", "accuracy",
               "same choice as SayCan", "rank correlation with SayCan"]  # fmt: skip
     cells = [
-        [r.actions, r.method, r.milliseconds, f"{r.tokens:,.0f}", r.accuracy,
+        [r.actions, r.method, r.model_milliseconds, r.milliseconds, f"{r.tokens:,.0f}", r.accuracy,
          *(("–", "–") if r.method == SAYCAN else (r.agreement, r.correlation))]
         for r in rows
     ]  # fmt: skip
+    most = max(r.actions for r in rows)
+    learnt = []
+    for method in (ENUMERATED, SPARSE, SAYCAN):
+        good = good_up_to(rows, method)
+        learnt.append(f"{method}: " + ("at no number" if good is None else f"up to {good} of {most} actions"))
+    speed = []
+    for method in (ENUMERATED, SPARSE):
+        for other in (SAYCAN, CACHED):
+            least = faster_from(rows, method, other)
+            never = f"not at {most} actions"
+            speed.append(
+                f"{method} against {other}: {never if least is None else f'from {least} actions on'}"
+            )
     return markdown(header, cells) + (
         "\n\n*Enumerated* is the paper's: one prompt that numbers the actions. *Pointer, block-sparse* is a "
         "pass in which no action sees another. *SayCan* gives each action its own prompt, batched, and sums "
         "the log-probabilities of its text; *state cached* computes the state once, which SayCan's paper "
-        "does not. One model, from scratch, trained on the three objectives at once and asked which of the "
-        "entries a question asks for. Time goes from text to scores, one decision at a time, tokenising "
-        "included; intervals are at 95 %.\n"
+        "does not.\n\n"
+        f"One model does all: {plan.layers} layers of width {plan.width}, from scratch, {plan.steps} steps "
+        f"on the three objectives, the decisions growing to {found.reached} options; right is the entry "
+        f"that the question names. More than {GOOD:.0%} right: {'; '.join(learnt)}. Where "
+        "a way of scoring has not learnt the task its agreement with SayCan says nothing; where one entry is "
+        "right and both have learnt it they agree on it, and the rank correlation is about the wrong ones, "
+        "whose order nothing teaches.\n\n"
+        f"Time and tokens are those of states of {found.state_tokens:.0f} tokens (question, location, last "
+        "result, reflection), choices those of short states as in the training. One decision at a time, on "
+        f"{torch.get_num_threads()} thread(s); *in all* includes prompts and tokenising, which every way "
+        f"needs. The model takes less time: {'; '.join(speed)}. Once the state is cached, SayCan reads each "
+        "text once, as the enumerated prompt does, but without numbers, and no text attends to the others; "
+        "what it pays for that is a copy of the state's keys and values for every action, and the output "
+        "layer on every token. Intervals are at 95 %.\n"
     )
 
 
-def as_data(rows: Sequence[Row]) -> dict[str, Any]:
+def as_data(found: Comparison) -> dict[str, Any]:
     """The figures as JSON can hold them."""
-    estimates = ("milliseconds", "accuracy", "agreement", "correlation")
-    return {"rows": [asdict(r) | {name: getattr(r, name).plain() for name in estimates} for r in rows]}
+    estimates = ("model_milliseconds", "milliseconds", "accuracy", "agreement", "correlation")
+    rows = [asdict(r) | {name: getattr(r, name).plain() for name in estimates} for r in found.rows]
+    return asdict(found) | {"rows": rows}
