@@ -116,8 +116,8 @@ RANK_WEIGHTS = (
     1.299, 1.305, -0.078, -0.647, 0.512, 0.177, 2.223, 1.959, -0.017, -0.405, 2.928, 0.226, -3.645,
     -1.214, -0.002, 0.282, -1.64, 1.884, 0.046, 0.758, -2.176, -2.029, 1.678, 1.67, 0.905, 2.199,
 )  # fmt: skip
-"""Weights of ``FILE_FEATURES`` and of ``Hit.score`` in ``Hit.rank``, fitted by ``repoagent train bundled scent``
-(listwise softmax over the shortlist, training repositories only)."""
+"""Weights of ``FILE_FEATURES`` and of ``Hit.score`` in ``Hit.rank``, fitted by
+``repoagent train bundled scent`` (listwise softmax over the shortlist, training repositories only)."""
 
 _DOCUMENTS = (".md", ".rst", ".txt", ".adoc", ".mdx", ".org", ".1", ".texi")
 _SETTINGS = (".toml", ".yaml", ".yml", ".json", ".cfg", ".ini", ".conf", ".env", ".properties", ".xml",
