@@ -79,7 +79,7 @@ def test_gpt2_xl_through_the_command(tmp_path: Path) -> None:
         assert cost["trainable"] == gpt2_lora(200, 2, 64)
         assert cost["seconds"] > 0 and cost["peak"] > 100 and cost["tokens"] > 50
     text = (tmp_path / "steps.md").read_text()
-    assert "not the published sizes" in text and "8bit, 24 layers" in text and text.count("RLFT |") == 1
+    assert "not the published sizes" in text and "8bit, 24 layers" in text and text.count("| RLFT ") == 1
 
 
 @pytest.mark.parametrize("quantization", ["4bit", ""])
