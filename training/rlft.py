@@ -311,8 +311,8 @@ class Trainer:
             states = list(by_state)
             for start in range(0, len(states), settings.decisions_per_pass):
                 keys = states[start : start + settings.decisions_per_pass]
-                with self.accelerator.autocast():
-                    rows, hidden = self.policy.evaluate([o for o, _ in keys], [r for _, r in keys])
+                # In the weights' own precision, as in sampling: autocast would tell the two apart.
+                rows, hidden = self.policy.evaluate([o for o, _ in keys], [r for _, r in keys])
                 values = self.critic(hidden).squeeze(-1) if self.critic else None
                 loss = rows[0].new_zeros(())
                 for i, (key, row) in enumerate(zip(keys, rows, strict=True)):
