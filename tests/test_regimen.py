@@ -51,12 +51,19 @@ VOLATILE = ("seconds", "steps_per_second", "policy_tokens", "reflector_tokens")
 
 def train(*arguments: str | Path, launch: int = 0) -> subprocess.CompletedProcess[str]:
     """``python -m repoagent train ...``, in that many processes if any."""
-    start = [sys.executable]
+    start = [sys.executable, "-m"]
     if launch:
-        # `accelerate launch --cpu --num_processes 2` begins a single process where there is no MPI; this is
-        # the launcher that it uses where it begins several.
-        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={launch}"]
-    command = [*start, "-m", "repoagent", "train", *map(str, arguments)]
+        # `--multi_gpu` chooses the launcher of several processes; without CUDA they talk through gloo.
+        # `accelerate launch --cpu` begins one process where there is no MPI.
+        start += ["accelerate.commands.launch", "--multi_gpu", f"--num_processes={launch}"]
+        start += [
+            "--num_machines=1",
+            "--mixed_precision=no",
+            "--dynamo_backend=no",
+            "--main_process_port=0",
+            "-m",
+        ]
+    command = [*start, "repoagent", "train", *map(str, arguments)]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
 
 

@@ -140,8 +140,8 @@ def test_training_teaches_to_number_to_point_and_to_write(tmp_path: Path) -> Non
             _, text = saycan_model._other_losses(made, held_out)
             numbering, _ = saycan_model._numbering_loss(made.enumerated, held_out, random.Random(0))
         seen.append([numbering.item(), text.item()])
-    # Numbers are copied and texts written; to match takes longer.
-    assert seen[1][0] < seen[0][0] - 2 and seen[1][1] < seen[0][1] - 1
+    # The listed numbers are preferred and texts written; to match takes longer.
+    assert seen[1][0] < seen[0][0] - 1.5 and seen[1][1] < seen[0][1] - 1
 
 
 def test_decisions_grow_when_they_are_mastered(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_first_loss_is_that_of_the_base_model(bases: dict[str, Path], tmp_path: 
 
 def test_reflector_reproduces_the_texts(bases: dict[str, Path], tmp_path: Path) -> None:
     few = [STATES[0], STATES[-1]]
-    settings = replace(FAST, steps=60, batch=2, learning_rate=1e-2)
+    settings = replace(FAST, steps=100, batch=2, learning_rate=1e-2)
     model = train_reflector(few, bases["llama"], settings, tmp_path)
     reflector = TransformerReflector.from_folder(model, "cpu")
     assert reflector.reflect([s.observation for s in few]) == [s.reflection for s in few]

@@ -68,6 +68,8 @@ def _do(
     for stage in stages:
         if state.is_main_process and stage != stages[0]:
             run.begin(stage)
+        if state.is_main_process and stage in TRAINING:
+            run.prepare(stage)
         state.wait_for_everyone()
         if state.is_main_process or stage in TRAINING:
             run.run(stage)

@@ -263,25 +263,27 @@ class Run:
         model = self.recipe["model"]
         if model["base"] != "scratch":
             return str(model["base"])
-        import torch
-        from accelerate import PartialState
-
         from repoagent.prompt import policy_prompt
         from training.scratch import make_causal_lm
 
         folder = self.out / "base" / role
-        with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
-            if not (folder / "tokenizer_config.json").is_file():
-                # The tokenizer learns from the very prompts, so that their words are one token each.
-                prompts = [
-                    policy_prompt(s.observation, s.reflection, count=lambda _: 0, budget=0)[0].text
-                    for s in self._states()
-                ]
-                size = {k: model[k] for k in ("arch", "width", "layers", "heads", "window", "vocabulary")}
-                if role == "policy":
-                    size |= {k: model[f"policy_{k}"] or model[k] for k in ("width", "layers")}
-                make_causal_lm(folder, **size, texts=prompts * 5, seed=self.recipe["run"]["seed"])
+        if not (folder / "tokenizer_config.json").is_file():
+            # The tokenizer learns from the very prompts, so that their words are one token each.
+            prompts = [
+                policy_prompt(s.observation, s.reflection, count=lambda _: 0, budget=0)[0].text
+                for s in self._states()
+            ]
+            size = {k: model[k] for k in ("arch", "width", "layers", "heads", "window", "vocabulary")}
+            if role == "policy":
+                size |= {k: model[f"policy_{k}"] or model[k] for k in ("width", "layers")}
+            make_causal_lm(folder, **size, texts=prompts * 5, seed=self.recipe["run"]["seed"])
         return folder
+
+    def prepare(self, stage: str) -> None:
+        """Make what all processes of ``stage`` read; for one of them, before the others begin."""
+        for role in ("reflector", "policy"):
+            if stage == role or (stage == "rlft" and role == "policy"):
+                self.base(role)
 
     def load_policy(self) -> Any:
         """The policy that RLFT begins with, trainable."""
