@@ -80,8 +80,8 @@ class Setup:
     vocabulary: int = 8192
     lora_rank: int = 64
     new_tokens: int = 100
-    batch: int = 64
-    rounds: int = 3
+    batch: int = 16
+    rounds: int = 2
     horizon: int = HORIZON
     sft_states: int = 16
     texts: int = 100
