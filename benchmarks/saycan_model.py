@@ -40,9 +40,9 @@ class Training:
     texts are learnt sooner.
     """
 
-    steps: int = 900
+    steps: int = 400
     tokens: int = 1000
-    patience: int = 80
+    patience: int = 40
     learning_rate: float = 3e-3
     width: int = 64
     layers: int = 3
