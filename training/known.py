@@ -27,7 +27,11 @@ Key = tuple[Observation, str]
 
 
 class TrainablePolicy(Protocol):
-    """A policy with gradients; :class:`repoagent.transformer.TransformerPolicy` is one."""
+    """A policy with gradients; :class:`repoagent.transformer.TransformerPolicy` is one.
+
+    ``evaluate`` gives log-probabilities (options,) of each observation with gradients, and hidden states
+    (observations, width) for a critic.
+    """
 
     name: str
 
@@ -74,8 +78,7 @@ class KnownReflections:
 class Asked:
     """The policy between two changes of its weights, asked once for each different state.
 
-    ``values`` are the critic's. Batches are sorted by nothing and padded; the same state gets the
-    same answer however often it is met.
+    It remembers the critic's value of each as well. At most ``limit`` states go into one pass.
     """
 
     def __init__(self, policy: TrainablePolicy, critic: nn.Module | None, limit: int) -> None:
