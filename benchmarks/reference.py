@@ -72,7 +72,8 @@ DECISIONS = {"autoexplore": 4, "taxi": HORIZON}
 class Setup:
     """What is measured. ``batch`` is the number of episodes side by side in our own way of training,
     ``rounds`` how many updates' rollouts are played until it is measured as trained, ``texts`` the number
-    of files of Python's library that the tokenizer is learnt from."""
+    of files of Python's library that the tokenizer is learnt from. ``horizon`` ends rollouts, whose speed
+    does not depend on it; ``decisions`` bounds those of an episode in an update."""
 
     width: int = 256
     layers: int = 4
@@ -82,7 +83,8 @@ class Setup:
     new_tokens: int = 100
     batch: int = 16
     rounds: int = 2
-    horizon: int = HORIZON
+    horizon: int = 5
+    decisions: int = HORIZON
     sft_states: int = 16
     texts: int = 100
     seed: int = 0
@@ -246,7 +248,7 @@ class Bench:
     def updates(self, name: str) -> None:
         for size, each in [*((b, True) for b in BATCHES), (RLFTSettings().decisions_per_pass, False)]:
             trainer = self.trainer(
-                name, min(DECISIONS[name], self.setup.horizon), 8, reflect=False, each=each
+                name, min(DECISIONS[name], self.setup.decisions), 8, reflect=False, each=each
             )
             trainer.settings = replace(trainer.settings, decisions_per_pass=size)
             asked = Asked(ValidPolicy(trainer.policy), None, size)

@@ -21,7 +21,7 @@ from training.states import optimal, perturbed
 
 SMALL = Setup(
     width=32, layers=2, window=512, vocabulary=600, lora_rank=4, new_tokens=3,
-    batch=16, rounds=2, horizon=3, sft_states=8, texts=2,
+    batch=16, rounds=2, horizon=3, decisions=3, sft_states=8, texts=2,
 )  # fmt: skip
 
 
