@@ -62,8 +62,8 @@ def taxi(file: Path) -> str:
         [
             markdown(["row", "pickup, %", "pickup + drop-off, %", "paper, %"], rows),
             f"{len(made['settings']['seeds'])} training seeds, 95 % intervals. Made on {made['date']} by "
-            f"`{made['command']}` in {data['minutes']:.0f} minutes on {made['machine']['cores']} cores "
-            f"({made['machine']['cpu']}); ablations, curves and cost: [taxi.md](benchmarks/results/taxi.md).",
+            f"`{made['command']}` in {data['core_minutes']:.0f} core-minutes ({made['machine']['cpu']}, "
+            f"{made['machine']['cores']} cores); all figures: [taxi.md](benchmarks/results/taxi.md).",
         ]
     )
 

@@ -55,6 +55,7 @@ ROWS = (
     Row("RLFT only", "rlft-only", paper=(2, 0)),
     Row("SFT + RLFT, no reflection", "no-reflection", paper=(6, 0)),
     Row("SFT with reflection, no RLFT", "reflect-rl", "begin"),
+    Row("SFT with reflection, no negatives, no RLFT", "no-negatives", "begin"),
     Row("SFT + RLFT, no negatives", "no-negatives"),
     Row("Reflect-RL", "reflect-rl", paper=(58, 29)),
     Row("Reflect-RL, no curriculum", "reflect-rl", rlft=DIRECT),
@@ -180,6 +181,12 @@ def cost(out: Path, row: Row, seeds: Sequence[int]) -> dict[str, float]:
     return {key: sum(r[key] for r in rows) / len(rows) for key in rows[0]}
 
 
+def core_minutes(out: Path, seeds: Sequence[int]) -> float:
+    """Minutes of one core that all runs took together, interruptions and restarts included."""
+    files = [folder(out, variant, seed) / "seconds.json" for variant in VARIANTS for seed in seeds]
+    return sum(sum(json.loads(file.read_text()).values()) for file in files) / 60
+
+
 def measured(out: Path, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
     """Every row: success per metric with its interval, per seed, against Reflect-RL, and what it cost."""
     ours = next(row for row in ROWS if row.label == OURS)
@@ -199,14 +206,17 @@ def measured(out: Path, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def baseline(spec: str, limit: int | None = None) -> dict[str, Any]:
-    """Success of a policy that is not trained here ("random", or ``openai:BASE_URL#MODEL``)."""
+def baseline(spec: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Success of a policy that is not trained here ("random", or ``openai:BASE_URL#MODEL``).
+
+    ``options`` are the recipe's of the benchmark.
+    """
     from benchmarks.taxi.task import DangerousTaxi
     from repoagent.episode import play_batch
     from repoagent.models import load_policy
 
-    bench, policy = DangerousTaxi(), load_policy(spec)
-    tasks = bench.tasks("test")[:limit]
+    bench, policy = DangerousTaxi(**options), load_policy(spec)
+    tasks = bench.tasks("test")
     started = time.perf_counter()
     environments = [bench.environment(bench.stages[-1]) for _ in tasks]
     played = play_batch(environments, tasks, policy, seeds=range(len(tasks)), greedy=spec != "random")

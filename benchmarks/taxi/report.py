@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,11 +39,11 @@ def run(
     def note(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    started = time.perf_counter()
-    others = {"random": bench.baseline("random")}
+    options = {key: value for key, value in settings["benchmark"].items() if key != "name"}
+    others = {"random": bench.baseline("random", options)}
     for spec in prompted:
         note(f"asking {spec}")
-        found = bench.baseline(spec)
+        found = bench.baseline(spec, options)
         others[f"prompted: {found['name']}"] = found
     chosen = list(range(seeds))
     bench.train(recipe, chosen, out, jobs, changes, note)
@@ -58,9 +57,8 @@ def run(
         body += "\n\n## One enumerated prompt against SayCan's prompts per action\n\n"
         body += comparison.report(scored)
         data["saycan"] = comparison.as_data(scored)
-    minutes = (time.perf_counter() - started) / 60
-    data["minutes"] = minutes
-    body += f"\n\nThis call took {minutes:.0f} minutes with {jobs} runs side by side.\n"
+    data["core_minutes"] = spent = bench.core_minutes(out, chosen)
+    body += f"\n\nTraining took {spent:.0f} minutes of one core in all, {jobs} runs side by side.\n"
     print(body)
     kept = {part: keys for part, keys in settings.items() if part != "run"}
     made = tables.provenance({"preset": recipe, "seeds": chosen, "recipe": kept}, 0)
