@@ -6,6 +6,7 @@ Weights are read from safetensors alone and no code of a model folder is ever ru
 from __future__ import annotations
 
 import logging
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from repoagent.manifest import MANIFEST, expanded, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Says on import that an optional kernel for CPUs is missing, whether or not 4-bit weights are used.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 MAX_WINDOW = 4096
 """Tokens of a prompt at most, however long the model's window is; more costs time, not accuracy."""

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.readme import taxi
 from benchmarks.taxi import bench
+from tests.chat_server import completion, serving
 
 RECIPE = """
 [benchmark]
@@ -43,11 +44,14 @@ def test_every_row_and_curve_and_a_second_call_trains_nothing(tmp_path: Path) ->
     (tmp_path / "minute.toml").write_text(RECIPE)
     arguments = ["--preset", "minute.toml", "--seeds", 1, "--out", "runs", "--no-saycan"]
     arguments += ["--output", "taxi.md", "--output", "taxi.json"]
-    done = run(*arguments, cwd=tmp_path)
+    with serving(lambda body: completion("1")) as url:  # a model that always drives south
+        done = run(*arguments, "--prompted", f"openai:{url}#south", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text, data = (tmp_path / "taxi.md").read_text(), json.loads((tmp_path / "taxi.json").read_text())
     assert list(data["rows"]) == [row.label for row in bench.ROWS]
     assert all(row.label in text for row in bench.ROWS) and "random" in text and "58, 29" in text
+    (prompted,) = (label for label in data["others"] if label.startswith("prompted"))
+    assert "south" in prompted and data["others"][prompted]["pickup"]["success"]["value"] == 0
     for figures in data["rows"].values():
         assert figures["pickup"]["success"]["n"] == 100 and 0 <= figures["pickup"]["success"]["value"] <= 1
     for name in bench.CURVES:
@@ -74,5 +78,5 @@ def test_bad_arguments_are_found_before_anything_is_trained(
     arguments: list[str], said: str, tmp_path: Path
 ) -> None:
     done = run(*arguments, "--out", "runs", cwd=tmp_path)
-    assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert done.returncode in (2, 3) and said in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
