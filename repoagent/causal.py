@@ -6,7 +6,6 @@ Weights are read from safetensors alone and no code of a model folder is ever ru
 from __future__ import annotations
 
 import logging
-import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
