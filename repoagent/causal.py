@@ -312,8 +312,6 @@ def _quantization(device: str, eight: bool, four: bool) -> dict[str, Any]:
         raise ModelError("8-bit and 4-bit loading exclude one another: choose one")
     if not device.startswith(("cuda", "cpu")):
         raise ModelError(f"no 8-bit and 4-bit loading on {device}: use cuda or cpu, or load without")
-    # It warns of its own cast to half precision, in every layer of every forward pass.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import bitsandbytes  # type: ignore[import-not-found, import-untyped, unused-ignore]  # noqa: F401
     except Exception as error:  # also fails on a mismatch with the CUDA libraries
