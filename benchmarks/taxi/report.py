@@ -42,7 +42,6 @@ def run(
     options = {key: value for key, value in settings["benchmark"].items() if key != "name"}
     others = {"random": bench.baseline("random", options)}
     for spec in prompted:
-        note(f"asking {spec}")
         found = bench.baseline(spec, options)
         others[f"prompted: {found['name']}"] = found
     chosen = list(range(seeds))
