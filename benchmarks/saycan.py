@@ -15,10 +15,12 @@ on states as long as the regimen's, for which its weights do not matter.
 from __future__ import annotations
 
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ import torch
 from benchmarks.likelihood import cached_likelihoods, likelihoods, saycan_prompt
 from benchmarks.saycan_model import Decision, Scorers, Training, draw, situate, train
 from benchmarks.statistics import Estimate, bootstrap_mean, wilson
-from benchmarks.table import markdown
+from benchmarks.table import check_output, markdown, provenance, write
 
 COUNTS = (2, 5, 10, 20, 50, 100, 200)
 ENUMERATED = "enumerated"
@@ -257,3 +259,19 @@ def as_data(found: Comparison) -> dict[str, Any]:
     estimates = ("model_milliseconds", "milliseconds", "accuracy", "agreement", "correlation")
     rows = [asdict(r) | {name: getattr(r, name).plain() for name in estimates} for r in found.rows]
     return asdict(found) | {"rows": rows}
+
+
+def main() -> None:
+    """``python -m benchmarks.saycan FILE...``: the comparison alone, into files named .md or .json."""
+    files = [Path(name) for name in sys.argv[1:]]
+    for file in files:
+        check_output(file)
+    found = run(decisions=60, timed=10, report=lambda message: print(message, file=sys.stderr, flush=True))
+    print(report(found))
+    made = provenance({"decisions": 60, "timed": 10, **asdict(found.training)}, 0)
+    for file in files:
+        write(file, "One enumerated prompt against SayCan", made, report(found), as_data(found))
+
+
+if __name__ == "__main__":
+    main()
