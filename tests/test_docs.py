@@ -38,7 +38,7 @@ def test_commands_of_the_pages_exist(page: Path) -> None:
             is_train = command.commands[words[0]].name == "train"
             command = get_command(training) if is_train else command.commands[words[0]]
             words = words[1:]
-        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
         options = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
         assert options <= known, shlex.join(line)
 
