@@ -341,3 +341,14 @@ def test_curriculum_advances_by_trigger() -> None:
     assert [u for u in range(5, 30, 5) if stages.advance(u, 1.0)] == [10]
     never = Curriculum(("easy", "hard"), 0.0, 0)
     assert not any(never.advance(u, 1.0) for u in range(100))
+
+
+def test_the_optimistic_baseline_is_the_larger_of_value_and_mean() -> None:
+    """Where the critic expects less than the mean of the targets, the advantage falls by the difference."""
+    from training.advantages import raised
+
+    whole, values, targets = [[0.5, -1.0], [0.0]], [[0.25, -1.0], [1.0]], [[1.0, 0.0], [0.5]]
+    assert raised(whole, values, targets) == [[0.25, -2.5], [0.0]]
+    # A state that always fails: no surprise to the critic, and yet worth leaving.
+    assert raised([[0.0]], [[-1.0]], [[-1.0]]) == [[0.0]]
+    assert raised([[0.0], [0.0]], [[-1.0], [1.0]], [[-1.0], [1.0]]) == [[-1.0], [0.0]]
