@@ -450,7 +450,7 @@ def as_data(
 
 NOTES = """\
 - One thread; every figure is seconds of CPU of the whole process. Rollouts and updates go through the trainer
-  of `repoagent train rlft`, SFT through that of `repoagent train policy` and `reflector`.
+  of `repoagent train rlft`, SFT through that of `repoagent train sft-policy` and `sft-reflector`.
 - Rollouts pay for every forward pass of the policy and then take a valid option at random, as in the
   reference's measurement: legal actions but the drop-off in Taxi, all but `identify` in AutoExplore.
 - Random weights never end a text: every reflection is generated to its full length, as in the reference.

@@ -39,21 +39,13 @@ def generalized(
     return found, [a + v for a, v in zip(found, values, strict=True)]
 
 
-def raised(
-    whole: Sequence[Sequence[float]], values: Sequence[Sequence[float]], targets: Sequence[Sequence[float]]
-) -> list[list[float]]:
-    """Advantages against ``max(V_t, m)`` instead of ``V_t``, with ``m`` the mean of all targets.
+def raised(found: Sequence[float], values: Sequence[float], mean: float) -> list[float]:
+    """An episode's advantages against ``max(V_t, mean)`` instead of ``V_t``; ``mean`` is of all targets.
 
     Where a policy always fails, the critic expects it, so that failing is no surprise and nothing is
-    learnt. Against the mean it still is one, and the policy is driven to try something else. Any
-    function of the state is a baseline without bias.
+    learnt. Against the mean it still is one, and the policy is driven to try something else.
     """
-    every = [target for row in targets for target in row]
-    mean = fmean(every) if every else 0.0
-    return [
-        [a - max(0.0, mean - v) for a, v in zip(row, guessed, strict=True)]
-        for row, guessed in zip(whole, values, strict=True)
-    ]
+    return [a - max(0.0, mean - v) for a, v in zip(found, values, strict=True)]
 
 
 def advantages(

@@ -195,7 +195,8 @@ class Trainer:
             ]
             whole, targets = [a for a, _ in pairs], [t for _, t in pairs]
             if settings.optimistic:
-                whole = raised(whole, guesses, targets)
+                mean = fmean(t for row in targets for t in row)
+                whole = [raised(a, v, mean) for a, v in zip(whole, guesses, strict=True)]
         else:
             whole, targets = advantages(goals, settings.baseline, groups), goals
         scale = 1.0
@@ -220,7 +221,7 @@ class Trainer:
                 ]  # fmt: skip
             batches.append(decisions)
         if replaying:
-            batches.append(self._replay(asked, scale, goals))
+            batches.append(self._replay(asked, scale, targets))
         if settings.replay:
             fresh = [_replayed(t, rate) for t, w in zip(played, won, strict=True) if w]
             for episode in self._gather(fresh):
@@ -255,7 +256,7 @@ class Trainer:
         count = settings.batch * settings.accumulation
         first = count * self.accelerator.process_index
         rng = random.Random(f"{self.seed}/replay/{self.update}")
-        # The same baseline, in expectation, as that of the fresh episodes, or S and F would not add up.
+        # In expectation the baseline of the fresh episodes.
         alone = settings.baseline == "leave-one-out"
         every = [g for row in returns for g in (row[:1] if alone else row)]
         constant = 0.0 if settings.baseline == "none" else fmean(every)
@@ -267,9 +268,14 @@ class Trainer:
             weight = settings.replay * episode.success_rate * rho / (count * self.ranks)
             keys = list(zip(episode.observations, episode.reflections, strict=True))
             goals = returns_to_go(episode.rewards, settings.discount)
+            found = [g - constant for g in goals]
+            if self.critic:  # the same baseline as of the fresh episodes, or S and F would not add up
+                values = [asked.value(k) for k in keys]
+                found, goals = generalized(episode.rewards, values, settings.discount, settings.gae)
+                found = raised(found, values, constant) if settings.optimistic else found
             decisions += [
-                Decision(k, a, p, (g - (asked.value(k) if self.critic else constant)) * scale, g, weight)
-                for k, a, p, g in zip(keys, episode.actions, now, goals, strict=True)
+                Decision(k, a, p, advantage * scale, g, weight)
+                for k, a, p, advantage, g in zip(keys, episode.actions, now, found, goals, strict=True)
             ]
         return decisions
 
