@@ -16,7 +16,7 @@ from typing import Any
 
 from repoagent.errors import InputError
 from training.rlft_settings import RLFTSettings
-from training.sft import SFTSettings
+from training.sft_settings import SFTSettings
 from training.teacher import TeacherSettings
 
 RECIPES = Path(__file__).parent / "recipes"
