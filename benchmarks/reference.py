@@ -71,9 +71,10 @@ DECISIONS = {"autoexplore": 4, "taxi": HORIZON}
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What is measured. ``batch`` is the number of episodes side by side in our own way of training,
-    ``rounds`` how many updates' rollouts are played until it is measured as trained, ``texts`` the number
-    of files of Python's library that the tokenizer is learnt from. ``horizon`` ends rollouts, whose speed
-    does not depend on it; ``decisions`` bounds those of an episode in an update."""
+    ``rounds`` how many updates' rollouts of Taxi are played and measured together (in AutoExplore one:
+    no state comes twice), ``texts`` the number of files of Python's library that the tokenizer is learnt
+    from. ``horizon`` ends rollouts where every state is new, whose speed does not depend on it;
+    ``decisions`` bounds those of an episode in an update."""
 
     width: int = 256
     layers: int = 4
@@ -81,8 +82,8 @@ class Setup:
     vocabulary: int = 8192
     lora_rank: int = 64
     new_tokens: int = 100
-    batch: int = 16
-    rounds: int = 2
+    batch: int = 64
+    rounds: int = 20
     horizon: int = 5
     decisions: int = HORIZON
     sft_states: int = 16
@@ -191,9 +192,15 @@ class Bench:
             self.base, "cpu", head="choice-token", lora_rank=self.setup.lora_rank, trainable=True
         )
 
-    def reflector(self) -> TransformerReflector:
-        lm = TransformerReflector.new(self.base, "cpu", lora_rank=self.setup.lora_rank).lm
-        return TransformerReflector(lm, max_new_tokens=self.setup.new_tokens)
+    def reflector(self, frozen: bool = False) -> TransformerReflector:
+        """With a new adapter to be trained, or ``frozen``: as RLFT loads it from a checkpoint."""
+        reflector = TransformerReflector.new(self.base, "cpu", lora_rank=self.setup.lora_rank)
+        if frozen:
+            reflector.save(self.folder / "reflector")
+            return TransformerReflector.from_folder(
+                self.folder / "reflector", "cpu", max_new_tokens=self.setup.new_tokens
+            )
+        return TransformerReflector(reflector.lm, max_new_tokens=self.setup.new_tokens)
 
     def trainer(self, name: str, horizon: int, batch: int, reflect: bool, each: bool) -> Trainer:
         """``each``: every state is asked about anew, as often as it is met."""
@@ -201,7 +208,7 @@ class Bench:
         settings = RLFTSettings(
             batch=batch, group=1, baseline="batch", curriculum=False, seed=self.setup.seed
         )
-        reflector = self.reflector() if reflect else NoReflector()
+        reflector = self.reflector(frozen=True) if reflect else NoReflector()
         out = self.folder / f"run-{self.number}"
         trainer = Trainer(settings, self.benchmark(name, horizon), self.policy(), reflector, out)
         if each:
@@ -228,13 +235,18 @@ class Bench:
             trainer = self.trainer(name, self.setup.horizon, batch, reflect, each=True)
             steps, seconds = self.play(trainer)
             self.add(what, f"batch {batch}, every state anew", "steps", steps, seconds, f"batch {batch}")
-        trainer = self.trainer(name, self.setup.horizon, self.setup.batch, reflect, each=False)
-        for number in range(self.setup.rounds if name == "taxi" else 1):
-            steps, seconds = self.play(trainer)
+        again = name == "taxi"  # where states come again, whole episodes of several updates
+        horizon, rounds = (self.setup.decisions, self.setup.rounds) if again else (self.setup.horizon, 1)
+        trainer = self.trainer(name, horizon, self.setup.batch, reflect, each=False)
+        steps, seconds = 0, 0.0
+        for number in range(rounds):
+            more, time_of_it = self.play(trainer)
             trainer.update += 1
-            how = f"batch {self.setup.batch}, each different state once"
-            if number in (0, self.setup.rounds - 1):
-                self.add(what, f"{how}, update {number + 1}", "steps", steps, seconds, "best")
+            steps, seconds = steps + more, seconds + time_of_it
+            if number in (0, rounds - 1):
+                span = "update 1" if number == 0 else f"updates 1 to {rounds}"
+                how = f"batch {self.setup.batch}, each different state once, {span}"
+                self.add(what, how, "steps", steps, seconds, "best")
 
     def play(self, trainer: Trainer) -> tuple[int, float]:
         """(environment steps, seconds of CPU) of the episodes of one update."""
@@ -247,15 +259,15 @@ class Bench:
 
     def updates(self, name: str) -> None:
         for size, each in [*((b, True) for b in BATCHES), (RLFTSettings().decisions_per_pass, False)]:
-            trainer = self.trainer(
-                name, min(DECISIONS[name], self.setup.decisions), 8, reflect=False, each=each
-            )
+            episodes = 8 if each else self.setup.batch
+            horizon = min(DECISIONS[name], self.setup.decisions)
+            trainer = self.trainer(name, horizon, episodes, reflect=False, each=each)
             trainer.settings = replace(trainer.settings, decisions_per_pass=size)
             asked = Asked(ValidPolicy(trainer.policy), None, size)
             batches, totals = trainer._play(asked)
             with _Clock() as clock:
                 trainer._learn(asked, batches)
-            how = f"batch {size}, " + ("no equal states merged" if each else "equal states merged")
+            how = f"{episodes} episodes, batch {size}" + ("" if each else ", equal states merged")
             against = f"batch {size}" if each else "best"
             self.add(f"update {name}", how, "decisions", int(totals["steps"]), clock.seconds, against)
 

@@ -28,6 +28,8 @@ MAX_WINDOW = 4096
 """Tokens of a prompt at most, however long the model's window is; more costs time, not accuracy."""
 
 BATCH_TOKENS = 16_384
+MAX_PADDING = 0.25
+"""A row of a batch is at most this share shorter than the longest: the rest would be computed for nothing."""
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 
 T = TypeVar("T")
@@ -133,6 +135,8 @@ class CausalLM:
                 model = model.to(device)
             if adapter:
                 model = _with_adapter(model, folder, trainable)
+                if not trainable and "quantization_config" not in options:
+                    model = model.merge_and_unload()  # one matrix product a layer instead of three
         except ModelError:
             raise
         except Exception as error:  # transformers, tokenizers, safetensors and peft raise dozens of kinds
@@ -237,12 +241,14 @@ class CausalLM:
 
 
 def batches(items: Iterable[T], length: Callable[[T], int], budget: int = BATCH_TOKENS) -> Iterator[list[T]]:
-    """``items``, longest first, in batches of at most ``budget`` tokens with padding (or one item)."""
+    """``items``, longest first, in batches of similar lengths and at most ``budget`` tokens (or one item)."""
     batch: list[T] = []
     for item in sorted(items, key=length, reverse=True):
-        if batch and length(batch[0]) * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
+        if batch:
+            longest = length(batch[0])
+            if longest * (len(batch) + 1) > budget or length(item) < (1 - MAX_PADDING) * longest:
+                yield batch
+                batch = []
         batch.append(item)
     if batch:
         yield batch

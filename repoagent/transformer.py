@@ -250,15 +250,17 @@ class TransformerReflector:
         texts = [""] * len(observations)
         rows = [self._prompt(observation) for observation in observations]
         for batch in batches(range(len(rows)), lambda i: len(rows[i]) + self.max_new_tokens):
-            for found in self._generate([rows[i] for i in batch]):
-                for i, text in zip(batch, found, strict=True):
-                    texts[i] = text
+            written: list[list[int]] = []
+            for written in self._generate([rows[i] for i in batch]):
+                pass
+            for i, tokens in zip(batch, written, strict=True):
+                texts[i] = self._text(tokens)
         return [text.strip().rstrip("\ufffd") for text in texts]
 
     def stream(self, observation: Observation) -> Iterator[str]:
         shown = ""
-        for (text,) in self._generate([self._prompt(observation)]):
-            text = text.lstrip()
+        for (tokens,) in self._generate([self._prompt(observation)]):
+            text = self._text(tokens)
             # A character of several tokens shows as U+FFFD until its last one is there.
             if len(text) > len(shown) and not text.endswith("\ufffd"):
                 yield text[len(shown) :]
@@ -292,14 +294,14 @@ class TransformerReflector:
         budget = self.lm.window - self.max_new_tokens - len(self.lm.prefix) - 1
         return self.lm.start(reflection_prompt(observation, count=self.lm.count, budget=budget))
 
-    def _generate(self, prompts: list[list[int]]) -> Iterator[list[str]]:
-        """The texts so far, after every token. A caller that stops iterating stops the model."""
+    def _generate(self, prompts: list[list[int]]) -> Iterator[list[list[int]]]:
+        """The tokens written so far, after every step. A caller that stops iterating stops the model."""
         ids, mask, positions = (t.to(self.lm.device) for t in pad(prompts, "left"))
         written: list[list[int]] = [[] for _ in prompts]
-        texts = [""] * len(prompts)
-        open_ = set(range(len(prompts)))
-        cache, cache_filled = None, False
-        for _ in range(self.max_new_tokens):
+        rows = list(range(len(prompts)))  # those that are still being written
+        self.tokens += int(mask.sum())
+        cache: Any = None
+        for step in range(self.max_new_tokens):
             with torch.inference_mode():
                 out = self.lm.backbone(
                     input_ids=ids,
@@ -310,23 +312,28 @@ class TransformerReflector:
                 )
                 cache = out.past_key_values
                 tokens = self._pick(self.lm.lm_head(out.last_hidden_state[:, -1]).float().cpu())
-            self.tokens += len(open_) if cache_filled else int(mask.sum())
-            cache_filled = True
-            for i in sorted(open_):
-                if tokens[i] in self.lm.ends:
-                    open_.discard(i)
-                    continue
-                written[i].append(tokens[i])
-                texts[i] = str(self.lm.tokenizer.decode(written[i], skip_special_tokens=True))
-                if self.one_line and "\n" in texts[i].lstrip():
-                    texts[i] = texts[i].lstrip().partition("\n")[0]
-                    open_.discard(i)
-            yield list(texts)
-            if not open_:
+            self.tokens += len(rows) if step else 0
+            going = []
+            for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+                if token not in self.lm.ends:
+                    written[row].append(token)
+                    if not (self.one_line and "\n" in self._text(written[row]).lstrip()):
+                        going.append(place)
+            yield written
+            if not going:
                 break
+            if len(going) < len(rows):
+                kept = torch.tensor(going, device=ids.device)
+                cache.batch_select_indices(kept)
+                mask, positions = mask[kept], positions[kept]
+                rows, tokens = [rows[i] for i in going], [tokens[i] for i in going]
             ids = torch.tensor(tokens, device=ids.device)[:, None]
-            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
             positions = positions[:, -1:] + 1
+
+    def _text(self, tokens: list[int]) -> str:
+        text = str(self.lm.tokenizer.decode(tokens, skip_special_tokens=True)).lstrip()
+        return text.partition("\n")[0] if self.one_line else text
 
     def _pick(self, logits: Tensor) -> list[int]:
         if not self.temperature:
