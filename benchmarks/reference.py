@@ -95,7 +95,8 @@ class Setup:
 class Figure:
     """``count`` of ``unit`` (steps, decisions, tokens) in ``seconds`` of CPU.
 
-    ``against`` names the reference's figure; ``how`` says what we did otherwise.
+    ``against`` names the reference's figure; ``how`` says what we did otherwise; ``tokens`` is what the
+    players read and wrote for it (0: not counted).
     """
 
     what: str
@@ -104,6 +105,7 @@ class Figure:
     count: int
     seconds: float
     against: str
+    tokens: int = 0
 
     @property
     def rate(self) -> float:
@@ -233,27 +235,28 @@ class Bench:
         what = f"rollout {name}{', reflection' if reflect else ''}"
         for batch in BATCHES:
             trainer = self.trainer(name, self.setup.horizon, batch, reflect, each=True)
-            steps, seconds = self.play(trainer)
-            self.add(what, f"batch {batch}, every state anew", "steps", steps, seconds, f"batch {batch}")
+            found = self.play(trainer)
+            self.add(what, f"batch {batch}, every state anew", "steps", *found, against=f"batch {batch}")
         again = name == "taxi"  # where states come again, whole episodes of several updates
         horizon, rounds = (self.setup.decisions, self.setup.rounds) if again else (self.setup.horizon, 1)
         trainer = self.trainer(name, horizon, self.setup.batch, reflect, each=False)
-        steps, seconds = 0, 0.0
+        steps, seconds, tokens = 0, 0.0, 0
         for number in range(rounds):
-            more, time_of_it = self.play(trainer)
+            found = self.play(trainer)
             trainer.update += 1
-            steps, seconds = steps + more, seconds + time_of_it
+            steps, seconds, tokens = steps + found[0], seconds + found[1], tokens + found[2]
             if number in (0, rounds - 1):
                 span = "update 1" if number == 0 else f"updates 1 to {rounds}"
                 how = f"batch {self.setup.batch}, each different state once, {span}"
-                self.add(what, how, "steps", steps, seconds, "best")
+                self.add(what, how, "steps", steps, seconds, tokens, against="best")
 
-    def play(self, trainer: Trainer) -> tuple[int, float]:
-        """(environment steps, seconds of CPU) of the episodes of one update."""
+    def play(self, trainer: Trainer) -> tuple[int, float, int]:
+        """(environment steps, seconds of CPU, tokens) of the episodes of one update."""
         asked = Asked(ValidPolicy(trainer.policy), None, trainer.settings.decisions_per_pass)
+        before = sum(trainer._tokens().values())
         with _Clock() as clock:
             _, totals = trainer._play(asked)
-        return int(totals["steps"]), clock.seconds
+        return int(totals["steps"]), clock.seconds, sum(trainer._tokens().values()) - before
 
     # -- updates ---------------------------------------------------------------------------------
 
@@ -265,11 +268,14 @@ class Bench:
             trainer.settings = replace(trainer.settings, decisions_per_pass=size)
             asked = Asked(ValidPolicy(trainer.policy), None, size)
             batches, totals = trainer._play(asked)
+            before = trainer.policy.tokens
             with _Clock() as clock:
                 trainer._learn(asked, batches)
+            tokens = trainer.policy.tokens - before
             how = f"{episodes} episodes, batch {size}" + ("" if each else ", equal states merged")
             against = f"batch {size}" if each else "best"
-            self.add(f"update {name}", how, "decisions", int(totals["steps"]), clock.seconds, against)
+            count = int(totals["steps"])
+            self.add(f"update {name}", how, "decisions", count, clock.seconds, tokens, against=against)
 
     # -- supervised training -----------------------------------------------------------------------
 
@@ -308,10 +314,12 @@ class Bench:
                 # The second turn holds every state once more; the first has warmed up.
                 seconds = at[2 * turn] - at[turn]
                 how = f"batch {batch}, no gradient checkpointing"
-                self.add(f"sft {role}", how, "tokens", tokens[role], seconds, f"batch {batch}")
+                self.add(f"sft {role}", how, "tokens", tokens[role], seconds, against=f"batch {batch}")
 
-    def add(self, what: str, how: str, unit: str, count: int, seconds: float, against: str) -> None:
-        figure = Figure(what, how, unit, count, seconds, f"{what}, {against}")
+    def add(
+        self, what: str, how: str, unit: str, count: int, seconds: float, tokens: int = 0, *, against: str
+    ) -> None:
+        figure = Figure(what, how, unit, count, seconds, f"{what}, {against}", tokens)
         self.figures.append(figure)
         self.note(f"{what}, {how}: {figure.rate:.2f} {unit} per second of CPU")
 
@@ -422,6 +430,7 @@ def report(figures: Sequence[Figure], forward: Sequence[float], theirs: Mapping[
         "what",
         "ours",
         "count",
+        "tokens each",
         "ours per CPU s",
         "reference",
         "ratio",
@@ -431,7 +440,8 @@ def report(figures: Sequence[Figure], forward: Sequence[float], theirs: Mapping[
     ]
     rows = []
     for row in compare(figures, forward, theirs):
-        cells = [row["what"], row["how"], f"{row['count']:,} {row['unit']}", f"{row['rate']:,.2f}"]
+        each = f"{row['tokens'] / row['count']:.0f}" if row["tokens"] else ""
+        cells = [row["what"], row["how"], f"{row['count']:,} {row['unit']}", each, f"{row['rate']:,.2f}"]
         if "ratio" in row:
             low, high = row["calibrated"]
             cells += [f"{row['reference']:,.2f}", f"{row['ratio']:.1f}", f"{low:.1f} to {high:.1f}"]
@@ -442,7 +452,9 @@ def report(figures: Sequence[Figure], forward: Sequence[float], theirs: Mapping[
     return f"""{markdown(header, rows)}
 
 A forward pass over 512 tokens takes {forward[0]:.0f} ms of CPU here before and {forward[-1]:.0f} ms after the
-measurement; the reference's took {span} ms. Calibrated ratios are scaled by both ends of that range.
+measurement, {512_000 / median(forward):,.0f} tokens per second; the reference's took {span} ms. Calibrated
+ratios are scaled by both ends of that range. *Tokens each* bounds what can be reached: a step for which the
+players must read a hundred tokens takes their time, and only a state that is known already costs nothing.
 Reference: {theirs["source"]}.
 
 {NOTES}"""
@@ -467,8 +479,9 @@ NOTES = """\
   reference's measurement: legal actions but the drop-off in Taxi, all but `identify` in AutoExplore.
 - Random weights never end a text: every reflection is generated to its full length, as in the reference.
 - *Every state anew*: nothing is remembered, the reference's way. *Each different state once*: equal states of
-  an update share the policy's answer, and those of a whole run share the frozen reflector's; in AutoExplore
-  options are shuffled and files left out at every reset, so that hardly any state comes twice.
+  an update share the policy's answer, and those of a whole run share the frozen reflector's, which is how
+  training runs; in AutoExplore options are shuffled and files left out at every reset, so that hardly any
+  state comes twice.
 - *Best*: our own batch is held to the better one of the reference's two.
 - The observations differ: the reference lists what it shows in its own words, and its tokenizer is another.
 """

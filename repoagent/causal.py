@@ -136,7 +136,7 @@ class CausalLM:
             if adapter:
                 model = _with_adapter(model, folder, trainable)
                 if not trainable and "quantization_config" not in options:
-                    model = model.merge_and_unload()  # one matrix product a layer instead of three
+                    model = cast(Any, model).merge_and_unload()  # one matrix product a layer instead of three
         except ModelError:
             raise
         except Exception as error:  # transformers, tokenizers, safetensors and peft raise dozens of kinds

@@ -250,9 +250,7 @@ class TransformerReflector:
         texts = [""] * len(observations)
         rows = [self._prompt(observation) for observation in observations]
         for batch in batches(range(len(rows)), lambda i: len(rows[i]) + self.max_new_tokens):
-            written: list[list[int]] = []
-            for written in self._generate([rows[i] for i in batch]):
-                pass
+            *_, written = self._generate([rows[i] for i in batch])
             for i, tokens in zip(batch, written, strict=True):
                 texts[i] = self._text(tokens)
         return [text.strip().rstrip("\ufffd") for text in texts]

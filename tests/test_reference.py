@@ -173,11 +173,12 @@ def test_a_whole_run_measures_every_figure_of_the_reference(
     for row in rows:
         assert row["count"] > 0 and row["seconds"] > 0
         assert row["rate"] == pytest.approx(row["count"] / row["seconds"])
-        batch = int(re.findall(r"batch (\d+)", row["how"])[0])
+        first = int(re.findall(r"\d+", row["how"])[0])  # of the batch, or of the update's episodes
         if row["what"].startswith("rollout"):
-            assert row["count"] == batch * 3
+            assert row["count"] == first * 3 * (2 if row["how"].endswith("updates 1 to 2") else 1)
+            assert row["tokens"] > 0
         elif row["what"].startswith("update"):
-            assert row["count"] == 8 * 3
+            assert row["count"] == first * 3 and row["tokens"] > 0
         assert row["ratio"] == pytest.approx(row["rate"] / row["reference"])
         assert ("goal" in row) == (not row["what"].startswith("sft"))
     shown = capsys.readouterr().out
