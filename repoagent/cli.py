@@ -200,10 +200,11 @@ def evaluate(
     policy: PolicyOption = "bundled",
     reflector: ReflectorOption = "bundled",
     baseline: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Measure this baseline instead of the agent: bm25.")
+        str | None, typer.Option(metavar="NAME", help="Measure this instead of the agent: bm25, ...")
     ] = None,
     compare: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Measure this baseline too and compare: bm25.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Measure this baseline too and compare; may be repeated."),
     ] = None,
     seed: SeedOption = 0,
     output: OutputOption = None,
@@ -218,7 +219,7 @@ def evaluate(
     questions, found, chosen = _prepare(tasks, trees, output)
     systems: dict[str, System] = {}
     settings: dict[str, Any] = {"top": top}
-    for name in filter(None, (baseline, compare)):
+    for name in [*filter(None, [baseline]), *(compare or [])]:
         systems[name] = evaluation.baseline(name, top)
     if baseline is None:
         agent, described = _agent(policy, "none" if no_reflect else reflector, steps, top, seed)
@@ -236,11 +237,18 @@ def bench_autoexplore(
     steps: StepsOption = 8,
     policy: PolicyOption = "bundled",
     reflector: ReflectorOption = "bundled",
+    embeddings: Annotated[
+        bool, typer.Option(help="Also embed every chunk with MiniLM: minutes for each repository.")
+    ] = True,
     seed: SeedOption = 0,
     output: OutputOption = None,
 ) -> None:
-    """The agent with and without reflection, a random walk and BM25, compared on the same tasks."""
+    """The agent with and without reflection, a random walk and what people use instead, on the same tasks.
+
+    That is keyword search, BM25 over files and over chunks, and embeddings of chunks.
+    """
     from benchmarks.autoexplore import evaluate as evaluation
+    from benchmarks.autoexplore.baselines import BASELINES
 
     questions, found, chosen = _prepare(tasks, trees, output)
     agent, settings = _agent(policy, reflector, steps, top, seed)
@@ -248,7 +256,9 @@ def bench_autoexplore(
     if reflector != "none":
         systems["repoagent, no reflection"] = _agent(policy, "none", steps, top, seed)[0]
     systems["random walk"] = _agent("random", "none", steps, top, seed)[0]
-    systems["bm25"] = evaluation.baseline("bm25", top)
+    for name in BASELINES:
+        if embeddings or name != "minilm-chunks":
+            systems[name] = evaluation.baseline(name, top)
     _measure(systems, questions, found, {"top": top} | settings, seed, chosen, as_json)
 
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
 import pytest
 
-from benchmarks.autoexplore.baselines import BM25, K1, B, tokens
+from benchmarks.autoexplore.baselines import (
+    BASELINES,
+    BM25,
+    CHUNK,
+    K1,
+    OVERLAP,
+    B,
+    ChunkBM25,
+    ChunkEmbeddings,
+    KeywordSearch,
+    chunks,
+    tokens,
+)
 from repoagent.repo import Repo
 
 
@@ -80,3 +93,49 @@ def test_binary_and_empty_files_and_empty_repositories(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     index = BM25(Repo.open(tmp_path))
     assert index.answers("port") == []
+
+
+# -- keyword search, chunks ------------------------------------------------------------------------
+
+
+def test_keyword_search_counts_keywords_then_lines(tmp_path: Path) -> None:
+    files = {
+        "one.py": "retry = 3\n" * 30,
+        "both.py": "import time\n" * 20 + "RETRY_BACKOFF = 2\n" + "pass\n" * 20,
+        "none.py": "pass\n",
+    }
+    found = KeywordSearch(tree(tmp_path, files)).answers("What is the retry backoff?")
+    assert [a.path for a in found] == ["both.py", "one.py"]
+    assert found[0].start_line <= 21 <= found[0].end_line and found[0].score > found[1].score
+
+
+@pytest.mark.parametrize("length", [0, 1, CHUNK, CHUNK + 1, 3 * CHUNK])
+def test_chunks_cover_all_lines_and_overlap(length: int) -> None:
+    found = list(chunks([""] * length))
+    assert {n for first, last in found for n in range(first, last + 1)} == set(range(1, length + 1))
+    assert all(a[1] - b[0] + 1 == OVERLAP for a, b in itertools.pairwise(found))
+    assert all(last - first < CHUNK for first, last in found)
+
+
+@pytest.mark.parametrize("index", [ChunkBM25, ChunkEmbeddings])
+def test_the_best_chunk_answers_for_its_file(
+    tmp_path: Path, index: type[ChunkBM25 | ChunkEmbeddings]
+) -> None:
+    filler = "nothing happens here\n"
+    files = {
+        "long.py": filler * 100 + "the connection is closed after ten idle seconds\n" + filler * 60,
+        "other.py": filler * 50,
+    }
+    found = index(tree(tmp_path, files)).answers("When is an idle connection closed?", top=5)
+    assert found[0].path == "long.py" and found[0].start_line <= 101 <= found[0].end_line
+    assert len({a.path for a in found}) == len(found)
+
+
+def test_embeddings_find_other_words(tmp_path: Path) -> None:
+    files = {"a.py": "cooking recipes for the kitchen\n", "b.py": "the automobile needs petrol\n"}
+    assert ChunkEmbeddings(tree(tmp_path, files)).answers("fuel for a car")[0].path == "b.py"
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_tree_without_words_has_no_answers(tmp_path: Path, name: str) -> None:
+    assert BASELINES[name](tree(tmp_path, {"a.txt": "\n\n", "b.txt": "--- !!!\n"})).answers("where?") == []

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.autoexplore.baselines import BASELINES
 from benchmarks.autoexplore.evaluate import (
-    BASELINES,
     Question,
     Row,
     agent,
@@ -94,7 +95,7 @@ def row(rank: int | None, span_hit: bool | None = None, **more: Any) -> Row:
 
 
 def test_figures_by_hand() -> None:
-    rows = [row(1, True), row(2, False), row(4, None, steps=4), row(None, False, seconds=2.5)]
+    rows = [row(1, True), row(2, False), row(4, None, steps=4), row(None, False, seconds=2.5, cold=True)]
     figures = {name: estimate.value for name, estimate in summary(rows, 10).items()}
     assert figures == pytest.approx(
         {
@@ -107,8 +108,21 @@ def test_figures_by_hand() -> None:
             "steps": 2.5,
             "files read": 1.0,
             "seconds": 1.0,
+            "seconds cold": 2.5,
+            "seconds warm": 0.5,
         }
     )
+
+
+def test_accuracy_by_kind_and_language_where_every_task_has_one() -> None:
+    rows = [row(rank, kind=kind) for rank, kind in ((1, "docs"), (2, "docs"), (1, "where"))]
+    text = report({"repoagent": rows}, 10)
+    kinds = text.partition("acc@1 by kind of question:")[2].partition("By repository")[0]
+    assert "| docs             | 2 | 0.50" in kinds and "| where            | 1 | 1.00" in kinds
+    assert "by language" not in text  # acme/server is not in the corpus
+    known = [replace(r, repo="pallets/click") for r in rows]
+    assert "| Python   | 3 | 0.67" in report({"repoagent": known}, 10)
+    assert "by kind" not in report({"repoagent": [row(1)]}, 10)
 
 
 def test_no_accuracy_beyond_the_answers_kept() -> None:
@@ -306,7 +320,7 @@ def test_the_agent_and_the_baseline_in_one_run(tmp_path: Path, tasks: Path, tree
     assert outputs[0].read_text().endswith(result.stdout)
     assert "--compare bm25" in outputs[0].read_text()
     data = json.loads(outputs[1].read_text())
-    assert data["system"] == "repoagent" and list(data["compared"]) == list(BASELINES)
+    assert data["system"] == "repoagent" and list(data["compared"]) == ["bm25"]
     assert data["made"]["settings"] == {"top": 10, "steps": 8, "policy": "random", "reflector": "none"}
 
 
@@ -315,7 +329,7 @@ def test_the_benchmark_puts_every_system_in_one_table(tasks: Path, trees: Path) 
         "bench", "autoexplore", tasks, "--trees", trees, "--policy", "random", "--reflector", "none"
     )
     assert result.returncode == 0, result.stderr
-    for system in ("repoagent", "random walk", "bm25"):
+    for system in ("repoagent", "random walk", *BASELINES):
         assert f"| {system} " in result.stdout
 
 

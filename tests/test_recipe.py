@@ -226,3 +226,20 @@ def test_through_the_command(small: Path, tmp_path: Path) -> None:
         assert code == 2 and "run the stage before" in text
         states = [json.loads(line) for line in (out / "tasks.jsonl").read_text().splitlines()]
         assert len(states) == 30 - math.floor(30 * 0.3)
+
+
+def test_how_a_teacher_is_asked_and_keys_that_came_later_do_not_part_a_run_from_its_recipe() -> None:
+    old = recipes.load_recipe("taxi-tiny")
+    del old["rlft"]["replay_clip"]  # as an older version recorded it
+    new = recipes.load_recipe("taxi-tiny", ["teacher.concurrency=2", "teacher.retries=0"])
+    assert recipes.differences(old, new, ("teacher", "rlft")) == []
+    other = recipes.load_recipe("taxi-tiny", ["teacher.temperature=0.5", "rlft.replay_clip=3.0"])
+    assert [d.partition(" ")[0] for d in recipes.differences(old, other, ("teacher", "rlft"))] == [
+        "teacher.temperature",
+        "rlft.replay_clip",
+    ]
+
+
+def test_a_wrong_setting_of_sft_names_its_part() -> None:
+    with pytest.raises(InputError, match=r"\[policy\] steps is 0"):
+        recipes.sft_settings(recipes.load_recipe("taxi-tiny", ["policy.steps=0"]), "policy")

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from training.files import write_json
+
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a new folder, then put it in the place of ``folder``."""
@@ -32,13 +34,6 @@ def settle(folder: Path) -> bool:
     if not folder.is_dir() and old.is_dir():
         old.rename(folder)
     return folder.is_dir()
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write ``data``; ``path`` appears only when it is whole."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(data), encoding="utf-8")
-    part.replace(path)
 
 
 def save_state(folder: Path, parameters: Sequence[Tensor], optimizer: Optimizer, progress: Any) -> None:

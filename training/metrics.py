@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from repoagent.errors import InputError
+from training.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -40,7 +41,7 @@ class MetricsLog:
         if path.exists():
             # An evaluation opens the update after it, so the one at the checkpoint is made again.
             kept = [row for row in _rows(path) if row["update"] < last + (row.get("kind") == "train")]
-            _replace(path, "".join(map(_line, kept)))
+            write_text(path, "".join(map(_line, kept)))
         self._file = path.open("a", encoding="utf-8")
         self._events = _event_writer(folder / TENSORBOARD, last + 1)
 
@@ -109,13 +110,6 @@ def _plain(value: Any) -> float | int | str:
     if isinstance(value, str):
         return value
     return int(value) if isinstance(value, Integral) else float(value)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write ``path`` so that whoever reads it, or a crash, meets the old text or the new, whole."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(text, "utf-8")
-    draft.replace(path)
 
 
 def _event_writer(folder: Path, purge_step: int) -> SummaryWriter | None:

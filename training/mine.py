@@ -26,6 +26,7 @@ from repoagent.repo import Repo, is_binary
 from repoagent.terms import STOPWORDS, parts, root
 from training import mine_history, mine_sources, phrasing
 from training.corpus import CorpusRepo
+from training.files import write_text
 from training.mine_sources import Candidate
 
 SHARES = {"mined-doc": 0.5, "mined-commit": 0.3, "mined-heading": 0.12, "mined-config": 0.08}
@@ -83,10 +84,7 @@ def mine_repo(
 
 def write(records: Iterable[dict[str, object]], path: Path) -> None:
     """One JSON object a line, put in place at once so that an interrupted run leaves no half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
 
 
 def _choose(

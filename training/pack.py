@@ -19,6 +19,7 @@ from typing import Any
 from repoagent.environment import Observation
 from repoagent.explore import ExploreConfig, RepoEnvironment, Task
 from repoagent.repo import Repo
+from training.files import whole
 
 MAX_STEPS = 8  # of an oracle trajectory; deeper files are left to the walk
 
@@ -90,8 +91,7 @@ def pack_rows(rows: list[dict[str, Any]], trees: Path, out: Path, config: Explor
     by_repo: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_repo.setdefault(row["repo"], []).append(row)
-    partial = out.with_suffix(".partial")
-    with gzip.open(partial, "wt", encoding="utf-8", compresslevel=3) as file:
+    with whole(out) as part, gzip.open(part, "wt", encoding="utf-8", compresslevel=3) as file:
         for name, group in by_repo.items():
             repo = Repo.open(trees / name.replace("/", "__"))
             for row in group:
@@ -102,7 +102,6 @@ def pack_rows(rows: list[dict[str, Any]], trees: Path, out: Path, config: Explor
                     file.write(json.dumps(packed, ensure_ascii=False).replace("\u2028", " ") + "\n")
                     count += len(packed["decisions"])
             print(f"{out.name}: {name} packed, {count} decisions so far", flush=True)
-    partial.replace(out)
     return count
 
 

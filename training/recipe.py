@@ -74,6 +74,9 @@ class StageSettings:
 
 Recipe = dict[str, dict[str, Any]]
 
+ASKING = ("concurrency", "retries", "timeout", "price_in", "price_out")
+"""Keys of the teacher that do not change what it writes."""
+
 SHARED = ("seed", "lora_rank", "quantization", "bf16", "gradient_checkpointing", "device", "head")
 """Keys of SFT that come from [run] and [model]."""
 
@@ -139,13 +142,18 @@ def names() -> list[str]:
 
 
 def differences(old: Recipe, new: Recipe, parts: Sequence[str]) -> list[str]:
-    """The keys of ``parts`` in which two recipes differ, as "part.key (old -> new)"."""
+    """The keys of ``parts`` in which two recipes differ, as "part.key (old -> new)".
+
+    A key that ``old`` does not know yet had its default; how the teacher is asked changes nothing.
+    """
+    known = defaults()
     return [
-        f"{part}.{key} ({_show(old[part].get(key))} -> {_show(new[part].get(key))})"
+        f"{part}.{key} ({_show(before.get(key))} -> {_show(new[part].get(key))})"
         for part in parts
         if part in old
-        for key in sorted({*old[part], *new[part]})
-        if old[part].get(key) != new[part].get(key)
+        for before in [known[part] | old[part]]
+        for key in sorted({*before, *new[part]})
+        if before.get(key) != new[part].get(key) and not (part == "teacher" and key in ASKING)
     ]
 
 
@@ -153,7 +161,10 @@ def sft_settings(recipe: Recipe, part: str) -> SFTSettings:
     """The settings of the SFT of a player ("reflector" or "policy")."""
     own = {k: v for k, v in recipe[part].items() if k not in ("enabled", "max_new_tokens")}
     model = {k: recipe["model"][k] for k in SHARED if k != "seed"}
-    return SFTSettings(**own, **model, seed=recipe["run"]["seed"])
+    try:
+        return SFTSettings(**own, **model, seed=recipe["run"]["seed"])
+    except InputError as error:
+        raise InputError(f"[{part}] {error}") from None
 
 
 def rlft_settings(recipe: Recipe) -> RLFTSettings:

@@ -35,8 +35,9 @@ from repoagent.episode import Trajectory, play_batch
 from repoagent.players import Reflector
 from training.advantages import advantages, generalized, raised, returns_to_go
 from training.benchmark import Benchmark
-from training.checkpoint import load_state, replace_folder, save_state, settle, write_json
+from training.checkpoint import load_state, replace_folder, save_state, settle
 from training.curriculum import Curriculum
+from training.files import write_json
 from training.known import Asked, Key, KnownReflections, TrainablePolicy, measure, summary
 from training.metrics import MetricsLog, Progress
 from training.replay import ReplayBuffer, Replayed, importance_weight

@@ -25,6 +25,7 @@ from repoagent.causal import pick_device
 from repoagent.errors import InputError
 from repoagent.heads import ChoiceTokenHead
 from repoagent.transformer import TransformerPolicy, TransformerReflector
+from training.files import write_json, write_text
 from training.sft_settings import SFTSettings
 from training.states import State
 
@@ -182,7 +183,7 @@ class _Metrics(TrainerCallback):
 
     def __init__(self, path: Path, examples: int, done: int, report: Report | None) -> None:
         lines = path.read_text(encoding="utf-8").splitlines()[:done] if path.is_file() else []
-        _write(path, "".join(f"{line}\n" for line in lines))
+        write_text(path, "".join(f"{line}\n" for line in lines))
         self.path, self.examples, self.report = path, examples, report
         self.time = time.perf_counter()
 
@@ -252,7 +253,7 @@ def _train(
                 shutil.rmtree(folder, ignore_errors=True)
             player.save(part)
             part.rename(model)
-            _write(out / "done.json", json.dumps(asdict(settings), indent=1) + "\n")
+            write_json(out / "done.json", asdict(settings), indent=1)
         trainer.accelerator.wait_for_everyone()
     return model
 
@@ -304,13 +305,6 @@ def _last_checkpoint(out: Path, *, clean: bool) -> Path | None:
             if folder != last:
                 shutil.rmtree(folder)
     return last
-
-
-def _write(path: Path, text: str) -> None:
-    """Never half: the run may be killed at any moment."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 @contextmanager

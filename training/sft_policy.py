@@ -28,6 +28,7 @@ from torch import Tensor
 from repoagent.encoder import EncoderPolicy
 from repoagent.environment import Option
 from repoagent.explore import FEATURES
+from training.files import whole
 
 STAGE_WEIGHT = {
     "open0": 1.0, "go0": 0.5, "identify0": 0.5, "more0": 0.1, "lines0": 0.6,
@@ -327,8 +328,8 @@ def train(settings: Settings, out: Path, device: str = "cpu") -> EncoderPolicy:
         if step % settings.save_every == 0:
             snapshot = {"model": policy.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
                         "spent": spent + time.monotonic() - clock, "rng": rng.getstate()}  # fmt: skip
-            torch.save(snapshot, state_file.with_suffix(".partial"))
-            state_file.with_suffix(".partial").replace(state_file)
+            with whole(state_file) as part:
+                torch.save(snapshot, part)
             save(policy, settings, lora, out / "last", step)
         if step % settings.evaluate_every == 0 and validation:
             note(event="evaluate", step=step, **evaluate(policy, validation))

@@ -27,6 +27,7 @@ from repoagent.environment import Observation, Option
 from repoagent.manifest import write_manifest
 from repoagent.prompt import PROMPT_FORMAT, reflection_prompt
 from repoagent.writer import BEGIN, END, MAX_NEW_TOKENS, WriterReflector
+from training.files import whole
 from training.sft_policy import described, load_pack
 from training.template_teacher import reflection
 
@@ -236,8 +237,8 @@ def train(settings: Settings, out: Path, device: str = "cpu") -> Path:
         if step % 200 == 0:
             snapshot = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
                         "spent": spent + time.monotonic() - clock}  # fmt: skip
-            torch.save(snapshot, state_file.with_suffix(".partial"))
-            state_file.with_suffix(".partial").replace(state_file)
+            with whole(state_file) as part:
+                torch.save(snapshot, part)
     held_loss = None
     if held:
         with torch.no_grad():

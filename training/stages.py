@@ -27,6 +27,7 @@ from repoagent.errors import InputError
 from repoagent.players import NoReflector, Reflector
 from training import recipe as recipes
 from training.benchmark import Benchmark, load_benchmark
+from training.files import write_json
 from training.recipe import Recipe
 from training.states import State, optimal, perturbed, read_states, write_states
 
@@ -106,11 +107,7 @@ class Run:
             self._keep(WHOLE, self.recipe)
 
     def _keep(self, label: str, recipe: Recipe) -> None:
-        path = self.out / RECORDS / f"{label}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
-        part.replace(path)
+        write_json(self.out / RECORDS / f"{label}.json", recipe, indent=1)
 
     def remove(self, stage: str) -> None:
         """Delete what ``stage`` and all stages after it have written."""
@@ -249,9 +246,7 @@ class Run:
             for label, policy in policies.items():
                 rows = measure(self.benchmark, tasks, Asked(policy, None, 64), known)
                 found[label] = {**summary(rows, stages), "rows": rows}
-            part = path.with_name(path.name + ".part")
-            part.write_text(json.dumps(found), encoding="utf-8")
-            part.replace(path)
+            write_json(path, found)
         for label, figures in json.loads(path.read_text(encoding="utf-8")).items():
             rates = ", ".join(f"{k} {v:.3f}" for k, v in figures.items() if k != "rows")
             self.report(f"{'before RLFT' if label == 'begin' else 'after RLFT'}: {rates}")

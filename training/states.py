@@ -15,6 +15,7 @@ from typing import Any
 
 from repoagent.environment import Environment, Observation, Option
 from repoagent.errors import InputError
+from training.files import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,8 @@ def _walk(environment: Environment[Any], task: Any, rng: random.Random) -> list[
 
 def write_states(path: Path, states: Iterable[State]) -> None:
     """One JSON object per line; ``path`` appears only when it is whole."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
+    with whole(path) as part, part.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(s), ensure_ascii=False) + "\n" for s in states)
-    part.replace(path)
 
 
 def read_states(path: Path) -> list[State]:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.autoexplore.baselines import BM25
+from benchmarks.autoexplore.baselines import BASELINES, Index
 from benchmarks.statistics import Estimate, bootstrap_mean, paired_bootstrap, wilson
 from benchmarks.table import markdown
 from repoagent.answer import Answer, answers
@@ -27,15 +27,16 @@ from repoagent.errors import InputError
 from repoagent.explore import ExploreConfig, RepoEnvironment, Task, overlap
 from repoagent.players import Policy, Reflector
 from repoagent.repo import Repo, display
+from training import corpus
 
-BASELINES = ("bm25",)
 CUTOFFS = (1, 3, 5, 10)
 DEFINITIONS = """\
 acc@k: a gold file is among the first k answers. MRR: mean of 1 / rank of the first gold file, 0 if it is
 not among the answers kept. Span hit: the first answer is the canonical gold file and its lines overlap the
 gold span (tasks with a span only). Steps: actions taken. Files read: files opened by the agent; the lexical
 scan of all files is not counted. Seconds: wall time of a question, the scan or the building of a baseline's
-index included, the loading of models not. Intervals are at 95 %: Wilson for proportions, percentile
+index included, the loading of models not; cold: the first question on each repository, which pays for the
+index; warm: the others. Intervals are at 95 %: Wilson for proportions, percentile
 bootstrap over tasks for means, paired for comparisons."""
 
 
@@ -46,11 +47,15 @@ class Question:
     repo: str
     task: Task
     source: str
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came of one task. ``rank`` counts from 1, None if no gold file was among the answers."""
+    """What came of one task. ``rank`` counts from 1, None if no gold file was among the answers.
+
+    ``cold``: the first question on its repository, which pays for an index.
+    """
 
     id: str
     repo: str
@@ -62,6 +67,8 @@ class Row:
     steps: int | None
     files_read: int | None
     seconds: float
+    cold: bool = False
+    kind: str = ""
 
 
 # -- reading tasks -----------------------------------------------------------------------------
@@ -113,7 +120,8 @@ def _parse(line: str, source: str) -> Question:
     ):
         raise InputError(f"{source}: span is {span!r}; write [first, last] line numbers from 1, or null.")
     paths = tuple(posixpath.normpath(g) for g in gold)
-    return Question(repo, Task(question, paths, tuple(span) if span else None, str(data["id"])), source)
+    task = Task(question, paths, tuple(span) if span else None, str(data["id"]))
+    return Question(repo, task, source, str(data.get("kind", "")))
 
 
 def find_trees(questions: Sequence[Question], trees: Path) -> dict[str, Path]:
@@ -162,10 +170,10 @@ def baseline(name: str, top: int) -> System:
         raise InputError(f"no baseline {name!r}; choose from {', '.join(BASELINES)}.")
 
     def ready(repo: Repo) -> Asker:
-        index: list[BM25] = []  # built with the first question, whose time it counts towards
+        index: list[Index] = []  # built with the first question, whose time it counts towards
 
         def ask(question: Question) -> tuple[list[Answer], int | None, int | None]:
-            index[:] = index or [BM25(repo)]
+            index[:] = index or [BASELINES[name](repo)]
             return index[0].answers(question.task.question, top), None, None
 
         return ask
@@ -191,14 +199,20 @@ def run(
             started = time.perf_counter()
             found, steps, opened = ask(questions[number])
             seconds = time.perf_counter() - started
-            rows[number] = _judge(questions[number], found, steps, opened, seconds)
+            cold = number == numbers[0]
+            rows[number] = _judge(questions[number], found, steps, opened, seconds, cold)
             right = sum(row.rank == 1 for row in rows.values())
             progress(f"{len(rows)}/{len(questions)} {name}: acc@1 {right / len(rows):.2f} so far")
     return [rows[number] for number in range(len(questions))]
 
 
 def _judge(
-    question: Question, found: Sequence[Answer], steps: int | None, opened: int | None, seconds: float
+    question: Question,
+    found: Sequence[Answer],
+    steps: int | None,
+    opened: int | None,
+    seconds: float,
+    cold: bool,
 ) -> Row:
     task = question.task
     rank = next((i for i, a in enumerate(found, 1) if a.path in task.gold), None)
@@ -213,7 +227,10 @@ def _judge(
     kept = [
         {"path": a.path, "start_line": a.start_line, "end_line": a.end_line, "score": a.score} for a in found
     ]
-    return Row(task.id, question.repo, task.question, task.gold, kept, rank, span_hit, steps, opened, seconds)
+    return Row(
+        task.id, question.repo, task.question, task.gold, kept, rank, span_hit, steps, opened, seconds, cold,
+        question.kind,
+    )  # fmt: skip
 
 
 # -- figures -----------------------------------------------------------------------------------
@@ -231,6 +248,8 @@ def summary(rows: Sequence[Row], top: int, seed: int = 0) -> dict[str, Estimate]
         "steps": [row.steps for row in rows],
         "files read": [row.files_read for row in rows],
         "seconds": [row.seconds for row in rows],
+        "seconds cold": [row.seconds for row in rows if row.cold],
+        "seconds warm": [row.seconds for row in rows if not row.cold],
     }
     for name, values in measured.items():
         known = [v for v in values if v is not None]
@@ -264,15 +283,34 @@ def report(systems: Mapping[str, Sequence[Row]], top: int, seed: int = 0) -> str
     ]
     parts += [_compared(names[0], other, systems, seed) for other in names[1:]]
     parts.append(DEFINITIONS)
+    languages = {item.repo: item.language for item in corpus.load()}
+    groups: dict[str, Callable[[Row], str]] = {
+        "kind of question": lambda row: row.kind,
+        "language": lambda row: languages.get(row.repo, ""),
+    }
+    for what, group in groups.items():
+        if all(map(group, rows)):
+            parts += [f"acc@1 by {what}:", _by(group, what, systems)]
     for name in names:
         table: list[list[object]] = []
         for repo in repositories:
             part = [row for row in systems[name] if row.repo == repo]
             of = summary(part, top, seed)
-            table.append([display(repo), len(part), *(of[m] for m in figures[name])])
+            table.append([display(repo), len(part), *(of.get(m, "–") for m in figures[name])])
         parts.append(f"By repository, {name}:")
         parts.append(markdown(["repository", "n", *figures[name]], table))
     return "\n\n".join(parts) + "\n"
+
+
+def _by(group: Callable[[Row], str], what: str, systems: Mapping[str, Sequence[Row]]) -> str:
+    """acc@1 of every system for each group of the tasks."""
+    values = sorted({group(row) for rows in systems.values() for row in rows})
+    table: list[list[object]] = []
+    for value in values:
+        parts = [[row for row in rows if group(row) == value] for rows in systems.values()]
+        cells = [wilson(sum(_within(row, 1) for row in part), len(part)) for part in parts]
+        table.append([value, len(parts[0]), *cells])
+    return markdown([what, "n", *systems], table)
 
 
 def _compared(name: str, other: str, systems: Mapping[str, Sequence[Row]], seed: int) -> str:
