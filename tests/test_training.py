@@ -1,8 +1,10 @@
 """From tasks to trained players, small: packing, sampling, losses, training, resuming."""
 
+import itertools
 import json
 import math
 import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,10 +115,11 @@ def sft_policy_task(task):
     return Task(task["question"], tuple(task["gold"]))
 
 
-def test_the_policy_learns_saves_and_resumes(pack: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_policy_learns_saves_and_resumes(pack: Path, tmp_path: Path, bf16: bool) -> None:
     torch.set_num_threads(1)
-    common = {"pack": (str(pack),), "batch": 2, "negatives": 3, "rank": 2, "warm_start_tasks": 0,
-              "save_every": 1, "head_learning_rate": 1e-3,
+    common = {"pack": (str(pack),), "batch": 2, "bf16": bf16, "negatives": 3, "rank": 2,
+              "warm_start_tasks": 0, "save_every": 1, "head_learning_rate": 1e-3,
               "learning_rate": 1e-3, "warmup": 1, "seed": 3}  # fmt: skip
     tasks = sft_policy.load_pack(pack)
     before = sft_policy.evaluate(EncoderPolicy.base(FEATURES), tasks)
@@ -127,6 +130,14 @@ def test_the_policy_learns_saves_and_resumes(pack: Path, tmp_path: Path) -> None
     sft_policy.train(sft_policy.Settings(epochs=6, **common), tmp_path / "run")
     manifest = json.loads((tmp_path / "run" / "last" / "repoagent.json").read_text())
     assert manifest["training"]["steps"] == 6
+
+
+def test_packs_are_drawn_by_weight_and_gone_through_whole() -> None:
+    packs = [[{"id": f"a{i}"} for i in range(3)], [{"id": "b"}]]
+    drawn = list(itertools.islice(sft_policy._order(packs, [3.0, 1.0], seed=1), 4000))
+    counts = Counter(task["id"] for task in drawn)
+    assert counts["b"] == pytest.approx(1000, abs=100)
+    assert max(counts[f"a{i}"] for i in range(3)) - min(counts[f"a{i}"] for i in range(3)) <= 1
 
 
 def test_the_warm_start_lowers_the_loss_of_the_head(pack: Path) -> None:

@@ -180,6 +180,13 @@ def sft_policy(
     init: Annotated[
         Path | None, typer.Option("--init", metavar="DIR", help="Checkpoint to go on from.")
     ] = None,
+    weights: Annotated[
+        list[float] | None,
+        typer.Option("--weight", help="Share of each --pack, in their order; by size if left out."),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Of the adapter.")] = 2e-4,
+    head_learning_rate: Annotated[float, typer.Option("--head-learning-rate")] = 6e-3,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Half precision in the encoder's products.")] = False,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     device: Annotated[str, typer.Option("--device")] = "cpu",
     threads: ThreadsOption = None,
@@ -191,12 +198,17 @@ def sft_policy(
 
     if threads:
         torch.set_num_threads(threads)
+    if weights and len(weights) != len(pack):
+        raise InputError(f"{len(weights)} --weight for {len(pack)} --pack; give one for each, or none.")
     settings = sft.Settings(
         pack=tuple(map(str, pack)),
-        pack_weights=(1.0,) * len(pack),
+        pack_weights=tuple(weights or ()),
         validation=str(validation or ""),
         minutes=minutes,
         epochs=epochs,
+        learning_rate=learning_rate,
+        head_learning_rate=head_learning_rate,
+        bf16=bf16,
         reflection_key=reflection,
         init=str(init or ""),
         seed=seed,

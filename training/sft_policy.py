@@ -39,10 +39,14 @@ STAGE_WEIGHT = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One run; every field is written into the checkpoint."""
+    """One run; every field is written into the checkpoint.
+
+    ``pack_weights``: how often tasks are drawn from each of the packs; by their numbers of tasks if empty.
+    ``epochs`` counts those of the first pack.
+    """
 
     pack: tuple[str, ...]
-    pack_weights: tuple[float, ...] = (1.0,)
+    pack_weights: tuple[float, ...] = ()
     validation: str = ""
     validation_tasks: int = 90
     minutes: float = 60.0
@@ -59,6 +63,7 @@ class Settings:
     reflection_key: str = "reflection"
     label_smoothing: float = 0.0
     init: str = ""
+    bf16: bool = False
     save_every: int = 20
     evaluate_every: int = 160
     seed: int = 0
@@ -104,8 +109,18 @@ def scores_of(
     policy: EncoderPolicy,
     task: Packed,
     chosen: Sequence[tuple[Packed, Sequence[int], str]],
+    bf16: bool = False,
 ) -> list[Tensor]:
-    """Scores of the chosen options of several decisions of one task, their texts encoded once."""
+    """Scores of the chosen options of several decisions of one task, their texts encoded once.
+
+    ``bf16``: the encoder multiplies in half precision; what is built on its vectors does not.
+    """
+
+    def encode(rows: list[list[int]]) -> Tensor:
+        with torch.autocast(policy.head.weight.weight.device.type, torch.bfloat16, enabled=bf16):
+            vectors, _ = policy.encode(rows)
+        return vectors.float()
+
     rows: dict[tuple[int, bool], int] = {}
     ids: list[tuple[list[int], int]] = []
     for decision, indices, _ in chosen:
@@ -120,8 +135,7 @@ def scores_of(
     parts: list[Tensor | None] = [None] * len(ids)
     for start in range(0, len(order), 10):  # batches of like length waste little on padding
         batch = order[start : start + 10]
-        vectors, _ = policy.encode([ids[r][0] for r in batch])
-        for r, vector in zip(batch, vectors, strict=True):
+        for r, vector in zip(batch, encode([ids[r][0] for r in batch]), strict=True):
             parts[r] = F.pad(vector, (0, 0, 0, length - vector.shape[0]))
     stacked = torch.stack([p for p in parts if p is not None])
     at = torch.arange(length, device=stacked.device)
@@ -129,8 +143,7 @@ def scores_of(
     path = at < torch.tensor([[h] for _, h in ids], device=stacked.device)
     queries: dict[str, Tensor] = {}
     for text in dict.fromkeys([task["question"], *(r for _, _, r in chosen if r)]):
-        vectors, _ = policy.encode([policy.query_ids(text)])
-        queries[text] = vectors[0]
+        queries[text] = encode([policy.query_ids(text)])[0]
     result = []
     for decision, indices, reflection in chosen:
         where = torch.tensor(
@@ -163,7 +176,9 @@ def task_loss(policy: EncoderPolicy, task: Packed, settings: Settings, rng: rand
     if not chosen:
         return torch.zeros((), requires_grad=True)
     losses = []
-    for scores, count, weight in zip(scores_of(policy, task, chosen), best, weights, strict=True):
+    for scores, count, weight in zip(
+        scores_of(policy, task, chosen, settings.bf16), best, weights, strict=True
+    ):
         log_probabilities = scores.log_softmax(0)
         loss = -log_probabilities[:count].logsumexp(0)
         if settings.label_smoothing:
@@ -287,7 +302,8 @@ def train(settings: Settings, out: Path, device: str = "cpu") -> EncoderPolicy:
         {"params": list(policy.head.parameters()), "lr": settings.head_learning_rate, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups)
-    total = math.ceil(settings.epochs * len(packs[0]) / settings.batch / max(1e-9, _share(settings, 0)))
+    weights = settings.pack_weights or tuple(float(len(tasks)) for tasks in packs)
+    total = math.ceil(settings.epochs * len(packs[0]) * sum(weights) / weights[0] / settings.batch)
     step, spent = 0, 0.0
     if resumed is not None:
         policy.load_state_dict(resumed["model"])
@@ -296,7 +312,7 @@ def train(settings: Settings, out: Path, device: str = "cpu") -> EncoderPolicy:
         rng.setstate(resumed["rng"])
     else:
         spent = time.monotonic() - started
-    order = _order(packs, settings, rng, step)
+    order = _order(packs, weights, settings.seed + step)
     mean, clock = None, time.monotonic()
     bases = [g["lr"] for g in optimizer.param_groups]
     if resumed is not None:
@@ -356,16 +372,12 @@ def save(policy: EncoderPolicy, settings: Settings, lora: LoraConfig, folder: Pa
     policy.save(folder, adapter=state, adapter_config=config, card=card, meta=meta)
 
 
-def _share(settings: Settings, index: int) -> float:
-    return settings.pack_weights[index] / sum(settings.pack_weights[: len(settings.pack)])
-
-
-def _order(packs: list[list[Packed]], settings: Settings, rng: random.Random, skip: int) -> Iterator[Packed]:
+def _order(packs: list[list[Packed]], weights: Sequence[float], seed: int) -> Iterator[Packed]:
     """Tasks without end: each draws its pack by weight, each pack is gone through epoch by epoch."""
-    shuffler = random.Random(settings.seed + skip)
+    shuffler = random.Random(seed)
     queues: list[list[Packed]] = [[] for _ in packs]
     while True:
-        (which,) = shuffler.choices(range(len(packs)), settings.pack_weights[: len(packs)])
+        (which,) = shuffler.choices(range(len(packs)), weights)
         if not queues[which]:
             queues[which] = packs[which][:]
             shuffler.shuffle(queues[which])
