@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import shutil
@@ -6,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from repoagent.causal import batches
 from repoagent.environment import Observation, Option
 from repoagent.errors import ModelError
 from repoagent.heads import PointerHead
@@ -172,6 +174,62 @@ def test_a_trained_reflector_ends_by_itself_and_survives_the_disk(models, tmp_pa
     reflector.save(tmp_path / "saved")
     again = TransformerReflector.from_folder(tmp_path / "saved", "cpu")
     assert not again.one_line and again.reflect(views) == wanted
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2"])
+def test_texts_that_end_leave_the_batch_and_the_others_go_on_as_if_alone(models, arch):
+    lm = TransformerReflector.new(models[arch], "cpu").lm
+    views = [view(2), view(9, history=8), view(4, task="Who writes the log?"), view(1)]
+
+    def written(part: list[Observation], rows: list[int]) -> list[list[int]]:
+        reflector = TransformerReflector(lm, max_new_tokens=8)
+        prompts = [reflector._prompt(v) for v in part]
+        rows[:] = []
+        lm.backbone.register_forward_hook(lambda _m, _a, out: rows.append(len(out[0])))
+        *_, tokens = reflector._generate(prompts)
+        lm.backbone._forward_hooks.clear()
+        return tokens
+
+    sizes: list[int] = []
+    free = written(views, sizes)
+    assert sizes == [4] * 8 and all(len(row) == 8 for row in free)
+    # What the first text says first is made an end token: it ends at once, and others where they say it.
+    end = free[0][0]
+    lm._plain.generation_config.eos_token_id = end
+    together = written(views, sizes)
+    assert together[0] == [] and sizes[0] == 4 and all(a >= b for a, b in itertools.pairwise(sizes))
+    assert len(sizes) == 1 or sizes[1] < 4
+    for seen, row, alone in zip(views, together, free, strict=True):
+        assert row == alone[: alone.index(end)] if end in alone else row == alone
+        assert row == written([seen], sizes)[0]
+
+
+def test_a_frozen_adapter_is_merged_and_says_the_same(models, tmp_path):
+    policy = new(models["gpt2"], "pointer", lora_rank=2)
+    for name, parameter in policy.lm.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    seen, said = [view(3), view(7)], ["", "Look at the tests."]
+    before = policy.distribution(seen, said)
+    policy.save(tmp_path / "saved")
+    frozen = TransformerPolicy.from_folder(tmp_path / "saved", "cpu")
+    trainable = TransformerPolicy.from_folder(tmp_path / "saved", "cpu", trainable=True)
+    lora = [any("lora" in n for n, _ in p.lm.model.named_modules()) for p in (frozen, trainable)]
+    assert lora == [False, True]
+    for row, exact, merged in zip(
+        before, trainable.distribution(seen, said), frozen.distribution(seen, said), strict=True
+    ):
+        assert exact == row and merged == pytest.approx(row, abs=1e-5)
+
+
+def test_batches_hold_rows_of_similar_lengths():
+    rows = [[0] * n for n in (3, 100, 40, 99, 76, 5, 74, 38, 4, 31, 1)]
+    found = list(batches(rows, len, budget=300))
+    assert sorted(map(len, itertools.chain(*found))) == sorted(map(len, rows))
+    for batch in found:
+        longest = max(map(len, batch))
+        assert longest * len(batch) <= 300 and min(map(len, batch)) >= 0.75 * longest
+    assert [len(r) for r in found[0]] == [100, 99, 76]
 
 
 def test_a_foreign_model_is_stopped_after_one_line(models):
