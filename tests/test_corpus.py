@@ -55,12 +55,12 @@ def item(sha: str) -> CorpusRepo:
 
 def test_manifest_is_whole() -> None:
     items = corpus.load()
-    assert len({i.repo.lower() for i in items}) == len({i.folder for i in items}) == len(items) == 96
+    assert len({i.repo.lower() for i in items}) == len({i.folder for i in items}) == len(items) == 168
     for i in items:
         assert i.repo.count("/") == 1
         assert len(i.commit) == 40 and set(i.commit) <= set("0123456789abcdef")
         assert i.licence and i.language
-    assert [len(corpus.load(s)) for s in corpus.SPLITS] == [68, 10, 18]
+    assert [len(corpus.load(s)) for s in corpus.SPLITS] == [116, 20, 32]
 
 
 def test_every_larger_language_is_in_train_and_test() -> None:
@@ -175,7 +175,7 @@ def test_commands() -> None:
     listed = run.invoke(app, ["corpus", "list", "--split", "validation"])
     assert listed.exit_code == 0
     rows = [line.split("\t") for line in listed.output.splitlines()]
-    assert [(r[0], len(r)) for r in rows] == [("validation", 5)] * 10
+    assert [(r[0], len(r)) for r in rows] == [("validation", 5)] * 20
     assert run.invoke(app, ["corpus", "list", "--split", "dev"]).exit_code == 2
     unknown = run.invoke(app, ["corpus", "clone", "--dest", "x", "--repo", "no/body"])
     assert isinstance(unknown.exception, InputError) and "not in the corpus" in str(unknown.exception)

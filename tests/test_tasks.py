@@ -45,20 +45,21 @@ def test_every_task_loads_and_agrees_with_the_manifest() -> None:
     ids: set[str] = set()
     for split in corpus.SPLITS:
         loaded = tasks.load(split)
-        assert len(loaded) == 20 * len(corpus.load(split))
+        assert len(loaded) > 19 * len(corpus.load(split))
         for task in loaded:
             item = known[task.repo]
             assert (task.commit, task.licence, split) == (item.commit, item.licence, item.split), task.id
             assert task.answer and task.plan and task.why and task.distractors and task.span, task.id
             assert not task.kind.startswith("mined") and not task.hide
             ids.add(task.id)
-    assert len(ids) == 1920
+    # The repositories' names are different, so an id is one task's alone; a few were dropped.
+    assert len(ids) == sum(len(tasks.load(split)) for split in corpus.SPLITS) >= 4600
 
 
 def test_files_lie_in_the_split_of_their_repository() -> None:
     for item in corpus.load():
         assert {t.repo for t in tasks.read(tasks.TASKS / item.split / f"{item.folder}.jsonl")} == {item.repo}
-    assert len(list(tasks.TASKS.glob("*/*.jsonl"))) == 96
+    assert len(list(tasks.TASKS.glob("*/*.jsonl"))) == len(corpus.load()) == 168
 
 
 def test_no_repository_and_no_question_is_in_two_splits() -> None:

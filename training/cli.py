@@ -305,6 +305,6 @@ def plot(
 @app.command()
 def datasheet() -> None:
     """Print the counts of the datasheet (training/data/README.md) from the data."""
-    from training import tasks
+    from training import second_reader, tasks
 
-    typer.echo(tasks.counts())
+    typer.echo(tasks.counts() + "\n\n" + second_reader.table(second_reader.load()))
