@@ -187,6 +187,9 @@ def sft_policy(
     learning_rate: Annotated[float, typer.Option("--learning-rate", help="Of the adapter.")] = 2e-4,
     head_learning_rate: Annotated[float, typer.Option("--head-learning-rate")] = 6e-3,
     bf16: Annotated[bool, typer.Option("--bf16", help="Half precision in the encoder's products.")] = False,
+    layers: Annotated[
+        int, typer.Option("--layers", min=0, help="Train the adapter of the last N layers alone; 0: of all.")
+    ] = 0,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     device: Annotated[str, typer.Option("--device")] = "cpu",
     threads: ThreadsOption = None,
@@ -209,6 +212,7 @@ def sft_policy(
         learning_rate=learning_rate,
         head_learning_rate=head_learning_rate,
         bf16=bf16,
+        trained_layers=layers,
         reflection_key=reflection,
         init=str(init or ""),
         seed=seed,

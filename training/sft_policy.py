@@ -31,8 +31,8 @@ from repoagent.explore import FEATURES
 from training.files import whole
 
 STAGE_WEIGHT = {
-    "open0": 1.0, "go0": 0.5, "identify0": 0.5, "more0": 0.1, "lines0": 0.6,
-    "open1": 0.5, "go1": 0.2, "identify1": 0.5, "open2": 0.3, "go2": 0.2, "identify2": 0.3,
+    "open0": 1.0, "go0": 0.2, "identify0": 0.2, "more0": 0.05, "lines0": 0.5,
+    "open1": 0.25, "go1": 0.1, "identify1": 0.25, "open2": 0.1, "go2": 0.1, "identify2": 0.1,
 }  # fmt: skip
 """How often a decision of each stage (best action, number of wrong files opened before) is drawn."""
 
@@ -42,7 +42,8 @@ class Settings:
     """One run; every field is written into the checkpoint.
 
     ``pack_weights``: how often tasks are drawn from each of the packs; by their numbers of tasks if empty.
-    ``epochs`` counts those of the first pack.
+    ``epochs`` counts those of the first pack. ``trained_layers``: the adapter of so many layers, from the
+    last, is trained (0: all); the others' stays as ``init`` has it, and costs no backward pass.
     """
 
     pack: tuple[str, ...]
@@ -64,6 +65,7 @@ class Settings:
     label_smoothing: float = 0.0
     init: str = ""
     bf16: bool = False
+    trained_layers: int = 0
     save_every: int = 20
     evaluate_every: int = 160
     seed: int = 0
@@ -296,6 +298,9 @@ def train(settings: Settings, out: Path, device: str = "cpu") -> EncoderPolicy:
         state = {k.removeprefix("base_model.model."): v.float() for k, v in loaded.items()}
         set_peft_model_state_dict(policy.encoder, state)
         policy.head.load_state_dict(load_file(Path(settings.init) / "head.safetensors"))
+    layers = list(policy.encoder.encoder["layer"].children())
+    for layer in layers[: -settings.trained_layers] if settings.trained_layers else ():
+        layer.requires_grad_(False)
     adapter = [p for p in policy.encoder.parameters() if p.requires_grad]
     groups = [
         {"params": adapter, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
