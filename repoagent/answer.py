@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from repoagent.confidence import Confidence
 from repoagent.episode import Step, Trajectory
 from repoagent.explore import RepoEnvironment
 from repoagent.repo import Repo
@@ -18,8 +19,8 @@ SNIPPET_LINES = 24
 class Answer:
     """``path`` relative to the repository, lines 1-based and inclusive (0, 0: no text).
 
-    ``score`` is the probability that the policy gave the file when it last had the choice; those
-    of one list sum to at most 1.
+    ``score`` is the probability that the file is right; those of one list sum to at most 1. Where the
+    policy's confidence is not calibrated it is what the policy gave the file when it last had the choice.
     """
 
     path: str
@@ -51,13 +52,29 @@ def rank_files(steps: Sequence[Step]) -> list[tuple[str, float]]:
     return list(ranking.items())
 
 
-def answers(environment: RepoEnvironment, trajectory: Trajectory, top: int = 5) -> list[Answer]:
+def rescaled(ranking: list[tuple[str, float]], first: float | None) -> list[tuple[str, float]]:
+    """``ranking`` with the probability ``first`` for its first file; the others share the rest as before."""
+    if first is None or not ranking:
+        return ranking
+    (path, before), *others = ranking
+    scale = (1.0 - first) / max(1.0 - before, 1e-9)
+    return [(path, first), *((name, min(first, score * scale)) for name, score in others)]
+
+
+def answers(
+    environment: RepoEnvironment,
+    trajectory: Trajectory,
+    top: int = 5,
+    confidence: Confidence | None = None,
+) -> list[Answer]:
     """The ``top`` answers of a finished episode, best first.
 
-    The lines of the identified file are those chosen; a runner-up shows its best window.
+    The lines of the identified file are those chosen; a runner-up shows its best window. ``confidence``
+    is the policy's, where it has one.
     """
     found = []
-    for path, score in rank_files(trajectory.steps)[:top]:
+    ranking = rescaled(rank_files(trajectory.steps), confidence(trajectory) if confidence else None)
+    for path, score in ranking[:top]:
         chosen = environment.chosen if path == environment.identified else None
         if chosen is None:
             windows = environment.scent.windows(path, 1)

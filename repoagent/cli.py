@@ -140,7 +140,8 @@ def ask(
             if isinstance(event, Finished):
                 trajectory = event.trajectory
     files_read = len(repository.files_read)  # before the snippets of the answers are read
-    found = answers(environment, trajectory, top)
+    confidence = getattr(players[0], "confidence", None)
+    found = answers(environment, trajectory, top, confidence)
     if as_json:
         data = show.as_json(
             question=question,
@@ -157,7 +158,7 @@ def ask(
         reason = show.why(question, found[0], trajectory)
         show.write_answers(sys.stdout, found, reason, show.highlighter(sys.stdout))
     sys.stdout.flush()
-    threshold = float(getattr(players[0], "confidence_threshold", 0.0))
+    threshold = confidence.threshold if confidence else 0.0
     if environment.identified is not None and found[0].score >= threshold:
         return
     if not quiet:

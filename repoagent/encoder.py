@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from repoagent.confidence import Confidence
 from repoagent.environment import Observation, Option
 from repoagent.errors import ModelError
 from repoagent.manifest import damage, read_manifest, write_manifest
@@ -184,7 +185,7 @@ class EncoderPolicy(nn.Module):
         self.tokenizer.no_truncation()
         self.name = "minilm"
         self.temperature = 1.0
-        self.confidence_threshold = 0.0
+        self.confidence: Confidence | None = None
         self._cls, self._sep = _token(tokenizer, "[CLS]"), _token(tokenizer, "[SEP]")
         self._vectors: OrderedDict[str, tuple[Tensor, int]] = OrderedDict()
 
@@ -285,7 +286,7 @@ class EncoderPolicy(nn.Module):
             "interactions": INTERACTIONS,
             "features": self.head.features,
             "temperature": self.temperature,
-            "confidence_threshold": self.confidence_threshold,
+            "confidence": self.confidence.entry() if self.confidence else None,
             **meta,
         }
         (folder / "README.md").write_text(card)
@@ -308,13 +309,15 @@ class EncoderPolicy(nn.Module):
             adapter = load_file(folder / "adapter_model.safetensors")
             merge_lora(policy.encoder, adapter, lora["lora_alpha"] / lora["r"])
             policy.head.load_state_dict(load_file(folder / "head.safetensors"))
+            entry = meta.get("confidence")
+            confidence = Confidence.parse(entry) if entry else None
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise ModelError(
                 f"the policy in {folder} cannot be loaded: {reason}; install it again."
             ) from error
         policy.temperature = float(meta.get("temperature", 1.0))
-        policy.confidence_threshold = float(meta.get("confidence_threshold", 0.0))
+        policy.confidence = confidence
         policy.name = str(meta.get("name", folder.name))
         return policy
 

@@ -103,7 +103,7 @@ def why(question: str, answer: Answer, trajectory: Trajectory) -> str:
     mention = f"its lines mention {', '.join(seen)}" if seen else "its lines share no word with the question"
     count = len(trajectory.steps)
     steps = f"{count} step{'s' if count != 1 else ''}"
-    return one_line(f"The policy gave it {answer.score:.0%} after {steps}; {mention}.")
+    return one_line(f"The policy is {answer.score:.0%} sure after {steps}; {mention}.")
 
 
 def write_answers(

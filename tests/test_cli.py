@@ -235,7 +235,9 @@ def test_nothing_to_open_is_no_confident_answer(tmp_path: Path) -> None:
 
 def test_an_answer_below_the_threshold_is_printed_all_the_same(repo: Path) -> None:
     probe = (
-        "import sys; from repoagent.players import RandomPolicy; RandomPolicy.confidence_threshold = 1.1\n"
+        "import sys\nfrom repoagent.confidence import Confidence\n"
+        "from repoagent.players import RandomPolicy\n"
+        "RandomPolicy.confidence = Confidence(0.0, (0.0,) * 6, 1.1)\n"
         f"sys.argv[1:] = ['ask', 'port?', {str(repo)!r}, '--policy', 'random', '--no-reflect']\n"
         "from repoagent.cli import main; main()"
     )

@@ -20,9 +20,11 @@ from benchmarks.autoexplore.evaluate import (
     as_data,
     baseline,
     comparison,
+    confidences,
     find_trees,
     read_tasks,
     report,
+    risk_coverage,
     run,
     summary,
 )
@@ -112,6 +114,24 @@ def test_figures_by_hand() -> None:
             "seconds warm": 0.5,
         }
     )
+
+
+def test_calibration_and_risk_by_hand() -> None:
+    def sure(score: float, rank: int | None) -> Row:
+        answer = {"path": "a", "start_line": 1, "end_line": 2, "score": score}
+        return replace(row(rank), answers=[answer] * (score > 0))
+
+    rows = [sure(0.95, 1), sure(0.15, 2), sure(0.85, None), sure(0.55, 1), sure(0.0, None)]
+    assert [p for p, _ in confidences(rows)] == [0.95, 0.85, 0.55, 0.15, 0.0]
+    curve = {coverage: (p, wrong) for coverage, p, wrong in risk_coverage(rows)}
+    assert curve[1.0] == (0.0, 0.6) and curve[0.4] == (0.85, 0.5) and curve[0.1] == (0.95, 0.0)
+    assert as_data({"repoagent": rows}, 10)["calibration error"] == pytest.approx(
+        (0.05 + 0.15 + 0.85 + 0.45 + 0.0) / 5
+    )
+    assert "Confidence of repoagent: calibration error 0.300" in report({"repoagent": rows}, 10)
+    # The scores of BM25 are no probabilities.
+    assert "calibration error" not in as_data({"bm25": [sure(12.5, 1)]}, 10)
+    assert "Confidence of" not in report({"bm25": [sure(12.5, 1)]}, 10)
 
 
 def test_accuracy_by_kind_and_language_where_every_task_has_one() -> None:

@@ -6,8 +6,7 @@ The adapter makes similarities look better on the repositories it was trained on
 elsewhere, so a head fitted there trusts them too much. Here the encoder is frozen, every option of
 every decision is scored, and the linear parts of the head are fitted anew, held near its old value
 by a penalty chosen by cross-validation over repositories. The temperature then minimises the
-negative log-likelihood of those held-out scores; the confidence threshold is the score below which
-less than ``FLOOR`` of the held-out first answers are right.
+negative log-likelihood of those held-out scores.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from repoagent.manifest import read_manifest, write_manifest
 from training.sft_policy import STAGE_WEIGHT, Packed, load_pack, scores_of
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
-FLOOR = 0.15
 STAGES = ("open0", "go0", "identify0", "open1", "identify1", "lines0")
 
 
@@ -152,7 +150,7 @@ def measure(found: Sequence[tuple[Scored, Tensor]], temperature: float = 1.0) ->
 
 
 def calibrate(policy: EncoderPolicy, data: Sequence[Scored]) -> dict[str, Any]:
-    """Choose the penalty by leaving repositories out, refit, set temperature and threshold in place."""
+    """Choose the penalty by leaving repositories out, refit, set the temperature in place."""
     head = policy.head
     repos = sorted({d.repo for d in data})
     folds = [set(repos[i::5]) for i in range(5)]
@@ -180,9 +178,7 @@ def calibrate(policy: EncoderPolicy, data: Sequence[Scored]) -> dict[str, Any]:
         report["chosen"] = "unchanged"
     temperatures = [0.5 + 0.05 * i for i in range(60)]
     policy.temperature = min(temperatures, key=lambda t: measure(held, t)["nll"])
-    policy.confidence_threshold = _threshold(held, policy.temperature)
     report["temperature"] = policy.temperature
-    report["confidence_threshold"] = policy.confidence_threshold
     return report
 
 
@@ -197,28 +193,13 @@ def run(source: Path, packs: Sequence[Path], out: Path, reflection_key: str = ""
 
 
 def write(source: Path, policy: EncoderPolicy, out: Path, report: dict[str, Any]) -> None:
-    """The checkpoint ``source`` with ``policy``'s head, temperature and threshold, into ``out``."""
+    """The checkpoint ``source`` with ``policy``'s head and temperature, into ``out``."""
     manifest = {k: v for k, v in read_manifest(source).items() if k != "sha256"}
     out.mkdir(parents=True, exist_ok=True)
     if out.resolve() != source.resolve():
         for name in ("adapter_model.safetensors", "adapter_config.json", "README.md"):
             shutil.copy(source / name, out / name)
     save_file(policy.head.state_dict(), out / "head.safetensors")
-    changed = {"temperature": policy.temperature, "confidence_threshold": policy.confidence_threshold}
-    write_manifest(out, **{**manifest, **changed, "calibration": report})
-
-
-def _threshold(held: Sequence[tuple[Scored, Tensor]], temperature: float) -> float:
-    """The greatest score, in steps of 0.01, below which fewer than ``FLOOR`` of first choices are right."""
-    sure = []
-    for item, score in held:
-        if item.stage in ("identify0", "identify1", "open1"):  # where an answer may be given
-            probabilities = (score / temperature).softmax(0)
-            top = int(probabilities.argmax())
-            sure.append((float(probabilities[top]), top in item.best))
-    threshold = 0.0
-    for step in range(1, 60):
-        below = [right for p, right in sure if p < step / 100]
-        if len(below) >= 8 and sum(below) / len(below) < FLOOR:
-            threshold = step / 100
-    return threshold
+    # How sure the policy is of a whole episode has to be fitted anew: see confidence_fit.py.
+    changed = {"temperature": policy.temperature, "confidence": None, "calibration": report}
+    write_manifest(out, **{**manifest, **changed})

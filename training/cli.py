@@ -241,6 +241,28 @@ def calibrate(
         typer.echo(f"{name}: {figures}")
 
 
+@bundled.command()
+def confidence(
+    policy: Annotated[Path, typer.Option("--policy", metavar="DIR", help="Checkpoint; written to.")],
+    trees: TreesOption,
+    reflector: Annotated[str, typer.Option("--reflector", help="The reflector it plays with.")] = "bundled",
+    every: Annotated[int, typer.Option("--every", min=1, help="Use every Nth validation question.")] = 1,
+    threads: ThreadsOption = None,
+) -> None:
+    """Fit how sure the policy is of its answers, on episodes with the validation questions."""
+    import torch
+
+    from repoagent.models import load_players
+    from training import confidence_fit, tasks
+
+    if threads:
+        torch.set_num_threads(threads)
+    players = load_players(str(policy), reflector)
+    questions = tasks.load("validation")[::every]
+    for name, value in confidence_fit.run(*players, policy, questions, trees, typer.echo).items():
+        typer.echo(f"{name}: {value}")
+
+
 @bundled.command("sft-reflector")
 def sft_reflector(
     pack: PackOption,

@@ -22,6 +22,7 @@ from benchmarks.autoexplore.baselines import BASELINES, Index
 from benchmarks.statistics import Estimate, bootstrap_mean, paired_bootstrap, wilson
 from benchmarks.table import markdown
 from repoagent.answer import Answer, answers
+from repoagent.confidence import calibration_error
 from repoagent.episode import Finished, play
 from repoagent.errors import InputError
 from repoagent.explore import ExploreConfig, RepoEnvironment, Task, overlap
@@ -30,6 +31,7 @@ from repoagent.repo import Repo, display
 from training import corpus
 
 CUTOFFS = (1, 3, 5, 10)
+COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 DEFINITIONS = """\
 acc@k: a gold file is among the first k answers. MRR: mean of 1 / rank of the first gold file, 0 if it is
 not among the answers kept. Span hit: the first answer is the canonical gold file and its lines overlap the
@@ -37,7 +39,10 @@ gold span (tasks with a span only). Steps: actions taken. Files read: files open
 scan of all files is not counted. Seconds: wall time of a question, the scan or the building of a baseline's
 index included, the loading of models not; cold: the first question on each repository, which pays for the
 index; warm: the others. Intervals are at 95 %: Wilson for proportions, percentile
-bootstrap over tasks for means, paired for comparisons."""
+bootstrap over tasks for means, paired for comparisons. Confidence: the score of the first answer, held to be
+the probability that it is right; its calibration error is the mean difference of confidence and accuracy in
+ten bins of equal width, weighted by their size. Wrong: the share of wrong first answers among the questions
+answered most confidently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +162,8 @@ def agent(policy: Policy, reflector: Reflector, config: ExploreConfig, top: int,
             *_, last = play(environment, question.task, policy, reflector, seed=next(seeds))
             assert isinstance(last, Finished)
             opened = len(repo.files_read)  # before the snippets of the answers are read
-            return answers(environment, last.trajectory, top), len(last.trajectory.steps), opened
+            found = answers(environment, last.trajectory, top, getattr(policy, "confidence", None))
+            return found, len(last.trajectory.steps), opened
 
         return ask
 
@@ -258,6 +264,22 @@ def summary(rows: Sequence[Row], top: int, seed: int = 0) -> dict[str, Estimate]
     return figures
 
 
+def confidences(rows: Sequence[Row]) -> list[tuple[float, bool]]:
+    """(score of the first answer, whether it is right), most confident first; no answer counts as score 0."""
+    pairs = [(row.answers[0]["score"] if row.answers else 0.0, row.rank == 1) for row in rows]
+    return sorted(pairs, key=lambda pair: -pair[0])
+
+
+def risk_coverage(rows: Sequence[Row]) -> list[tuple[float, float, float]]:
+    """(coverage, confidence of the last question covered, share of wrong answers among those covered)."""
+    pairs = confidences(rows)
+    found = []
+    for coverage in COVERAGES:
+        kept = pairs[: max(1, round(coverage * len(pairs)))]
+        found.append((coverage, kept[-1][0], sum(not right for _, right in kept) / len(kept)))
+    return found
+
+
 def comparison(ours: Sequence[Row], theirs: Sequence[Row], seed: int = 0) -> dict[str, Estimate]:
     """Difference and ratio of acc@1 on the same tasks."""
     a, b = ([float(_within(row, 1)) for row in rows] for rows in (ours, theirs))
@@ -291,6 +313,16 @@ def report(systems: Mapping[str, Sequence[Row]], top: int, seed: int = 0) -> str
     for what, group in groups.items():
         if all(map(group, rows)):
             parts += [f"acc@1 by {what}:", _by(group, what, systems)]
+    if probable(rows):
+        curve = risk_coverage(rows)
+        parts += [
+            f"Confidence of {names[0]}: calibration error {calibration_error(confidences(rows)):.3f}. "
+            "Answered, most confident questions first:",
+            markdown(
+                ["answered", "confidence from", "wrong"],
+                [[f"{c:.0%}", f"{p:.2f}", f"{r:.2f}"] for c, p, r in curve],
+            ),
+        ]
     for name in names:
         table: list[list[object]] = []
         for repo in repositories:
@@ -300,6 +332,11 @@ def report(systems: Mapping[str, Sequence[Row]], top: int, seed: int = 0) -> str
         parts.append(f"By repository, {name}:")
         parts.append(markdown(["repository", "n", *figures[name]], table))
     return "\n\n".join(parts) + "\n"
+
+
+def probable(rows: Sequence[Row]) -> bool:
+    """Whether the scores of the answers can be probabilities; those of some baselines are not."""
+    return all(0 <= a["score"] <= 1 for row in rows for a in row.answers)
 
 
 def _by(group: Callable[[Row], str], what: str, systems: Mapping[str, Sequence[Row]]) -> str:
@@ -339,6 +376,9 @@ def as_data(systems: Mapping[str, Sequence[Row]], top: int, seed: int = 0) -> di
 
     (name, rows), *others = systems.items()
     data = {"system": name, "top": top, "tasks": len(rows), "definitions": DEFINITIONS, **figures(rows)}
+    if probable(rows):
+        data["calibration error"] = calibration_error(confidences(rows))
+        data["risk-coverage"] = risk_coverage(rows)
     if others:
         data["compared"] = {
             other: figures(theirs)

@@ -156,7 +156,8 @@ class Walker:
                 if cancelled.is_set():
                     return
                 if isinstance(event, Finished):
-                    found = answers(environment, event.trajectory, TOP)
+                    confidence = getattr(policy, "confidence", None)
+                    found = answers(environment, event.trajectory, TOP, confidence)
                     steps = len(event.trajectory.steps)
                     self._post(Answered(run, found, steps, environment.identified is not None))
                 else:
