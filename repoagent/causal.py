@@ -135,7 +135,7 @@ class CausalLM:
                 model = model.to(device)
             if adapter:
                 model = _with_adapter(model, folder, trainable)
-                if not trainable and "quantization_config" not in options:
+                if not trainable and not getattr(cast(Any, model).get_base_model(), "is_quantized", False):
                     model = cast(Any, model).merge_and_unload()  # one matrix product a layer instead of three
         except ModelError:
             raise

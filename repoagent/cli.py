@@ -24,7 +24,7 @@ except KeyboardInterrupt:  # these imports take long enough to be interrupted
     sys.exit(130)
 
 if TYPE_CHECKING:
-    from benchmarks.autoexplore.evaluate import Question, Row, System
+    from benchmarks.autoexplore.evaluate import System
 
 INTERRUPTED = 130
 CRASHED = 70  # EX_SOFTWARE: not to be taken for an answer that is not confident
@@ -215,18 +215,19 @@ def evaluate(
     Each line of a task file is a JSON object with id, repo ("owner/name"), question, gold (paths)
     and span ([first, last] line of the first gold file, or null).
     """
+    from benchmarks.autoexplore import command
     from benchmarks.autoexplore import evaluate as evaluation
 
-    questions, found, chosen = _prepare(tasks, trees, output)
+    questions, found, chosen = command.prepare(tasks, trees, output)
     systems: dict[str, System] = {}
     settings: dict[str, Any] = {"top": top}
     for name in [*filter(None, [baseline]), *(compare or [])]:
         systems[name] = evaluation.baseline(name, top)
     if baseline is None:
-        agent, described = _agent(policy, "none" if no_reflect else reflector, steps, top, seed)
+        agent, described = command.agent(policy, "none" if no_reflect else reflector, steps, top, seed)
         systems = {"repoagent": agent} | systems
         settings |= described
-    _measure(systems, questions, found, settings, seed, chosen, as_json)
+    command.measure(systems, questions, found, settings, seed, chosen, as_json)
 
 
 @bench.command("autoexplore")
@@ -248,19 +249,20 @@ def bench_autoexplore(
 
     That is keyword search, BM25 over files and over chunks, and embeddings of chunks.
     """
+    from benchmarks.autoexplore import command
     from benchmarks.autoexplore import evaluate as evaluation
     from benchmarks.autoexplore.baselines import BASELINES
 
-    questions, found, chosen = _prepare(tasks, trees, output)
-    agent, settings = _agent(policy, reflector, steps, top, seed)
+    questions, found, chosen = command.prepare(tasks, trees, output)
+    agent, settings = command.agent(policy, reflector, steps, top, seed)
     systems = {"repoagent": agent}
     if reflector != "none":
-        systems["repoagent, no reflection"] = _agent(policy, "none", steps, top, seed)[0]
-    systems["random walk"] = _agent("random", "none", steps, top, seed)[0]
+        systems["repoagent, no reflection"] = command.agent(policy, "none", steps, top, seed)[0]
+    systems["random walk"] = command.agent("random", "none", steps, top, seed)[0]
     for name in BASELINES:
         if embeddings or name != "minilm-chunks":
             systems[name] = evaluation.baseline(name, top)
-    _measure(systems, questions, found, {"top": top} | settings, seed, chosen, as_json)
+    command.measure(systems, questions, found, {"top": top} | settings, seed, chosen, as_json)
 
 
 @bench.command("speed")
@@ -342,59 +344,6 @@ def bench_steps(
     from benchmarks.steps import run
 
     run(presets or [], out, device, scale, layers, quantization, changes or [], output or [])
-
-
-def _prepare(
-    tasks: list[Path], trees: Path, output: list[Path] | None
-) -> tuple[list[Question], dict[str, Path], list[Path]]:
-    """What can be wrong with the arguments is found before a model is loaded."""
-    from benchmarks.autoexplore.evaluate import find_trees, read_tasks
-    from benchmarks.table import check_output
-
-    for file in output or []:
-        check_output(file)
-    questions = read_tasks(tasks)
-    return questions, find_trees(questions, trees), output or []
-
-
-def _agent(policy: str, reflector: str, steps: int, top: int, seed: int) -> tuple[System, dict[str, Any]]:
-    from benchmarks.autoexplore.evaluate import agent
-    from repoagent.explore import ExploreConfig
-    from repoagent.models import load_players
-
-    players = load_players(policy, reflector)
-    settings = {"steps": steps, "policy": players[0].name, "reflector": players[1].name}
-    return agent(*players, ExploreConfig(horizon=steps), top, seed), settings
-
-
-def _measure(
-    systems: dict[str, System],
-    questions: list[Question],
-    trees: dict[str, Path],
-    settings: dict[str, Any],
-    seed: int,
-    output: list[Path],
-    as_json: bool,
-) -> None:
-    """Run every system, print the figures and write them to ``output``."""
-    from benchmarks.autoexplore.evaluate import as_data, report, run
-    from benchmarks.table import provenance, write
-
-    rows: dict[str, list[Row]] = {}
-    live = sys.stderr.isatty()
-    for name, system in systems.items():
-
-        def progress(message: str, name: str = name) -> None:
-            print(f"{name} {message}", file=sys.stderr, end="\x1b[K\r" if live else "\n", flush=True)
-
-        rows[name] = run(questions, trees, system, progress)
-        if live:
-            print(file=sys.stderr)
-    made = provenance(settings, seed)
-    body, data = report(rows, settings["top"], seed), as_data(rows, settings["top"], seed)
-    print(json.dumps({**data, "made": made}, indent=1) if as_json else body, end="\n" if as_json else "")
-    for file in output:
-        write(file, "AutoExplore", made, body, data)
 
 
 # -- models and doctor -------------------------------------------------------------------------

@@ -41,7 +41,10 @@ class Confidence:
     def parse(entry: Mapping[str, Any]) -> Confidence:
         """From a manifest's entry; ``KeyError``, ``TypeError`` or ``ValueError`` if it is no such thing."""
         weights = tuple(float(entry["weights"][name]) for name in SIGNS)
-        return Confidence(float(entry["bias"]), weights, float(entry["threshold"]))
+        found = Confidence(float(entry["bias"]), weights, float(entry["threshold"]))
+        if not all(map(math.isfinite, (found.bias, found.threshold, *weights))):
+            raise ValueError("its confidence holds a number that is not finite")
+        return found
 
     def entry(self) -> dict[str, Any]:
         """What :meth:`parse` reads."""

@@ -315,22 +315,25 @@ class TransformerReflector:
             for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
                 if token not in self.lm.ends:
                     written[row].append(token)
-                    if not (self.one_line and "\n" in self._text(written[row]).lstrip()):
+                    if not (self.one_line and "\n" in self._decoded(written[row])):
                         going.append(place)
             yield written
             if not going:
                 break
             if len(going) < len(rows):
                 kept = torch.tensor(going, device=ids.device)
-                cache.batch_select_indices(kept)
+                cache.reorder_cache(kept)
                 mask, positions = mask[kept], positions[kept]
                 rows, tokens = [rows[i] for i in going], [tokens[i] for i in going]
             ids = torch.tensor(tokens, device=ids.device)[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
             positions = positions[:, -1:] + 1
 
+    def _decoded(self, tokens: list[int]) -> str:
+        return str(self.lm.tokenizer.decode(tokens, skip_special_tokens=True)).lstrip()
+
     def _text(self, tokens: list[int]) -> str:
-        text = str(self.lm.tokenizer.decode(tokens, skip_special_tokens=True)).lstrip()
+        text = self._decoded(tokens)
         return text.partition("\n")[0] if self.one_line else text
 
     def _pick(self, logits: Tensor) -> list[int]:

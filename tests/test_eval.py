@@ -130,8 +130,9 @@ def test_calibration_and_risk_by_hand() -> None:
     )
     assert "Confidence of repoagent: calibration error 0.300" in report({"repoagent": rows}, 10)
     # The scores of BM25 are no probabilities.
-    assert "calibration error" not in as_data({"bm25": [sure(12.5, 1)]}, 10)
-    assert "Confidence of" not in report({"bm25": [sure(12.5, 1)]}, 10)
+    scored = [replace(sure(12.5, 1), steps=None)]
+    assert "calibration error" not in as_data({"bm25": scored}, 10)
+    assert "Confidence of" not in report({"bm25": scored}, 10)
 
 
 def test_accuracy_by_kind_and_language_where_every_task_has_one() -> None:

@@ -171,18 +171,6 @@ def test_calibration_lowers_the_held_out_loss_and_is_saved(pack: Path, tmp_path:
     assert not torch.equal(loaded.head.linear.weight, EncoderPolicy.from_folder(source).head.linear.weight)
 
 
-def test_the_threshold_leaves_out_what_is_mostly_wrong() -> None:
-    def item(top: float, right: bool) -> tuple[calibrate.Scored, torch.Tensor]:
-        scores = torch.tensor([top, (1 - top) / 2, (1 - top) / 2]).log()
-        empty = torch.zeros(3, 0)
-        best = (0,) if right else (1,)
-        return calibrate.Scored("r", "identify0", False, empty, empty, best, (), ()), scores
-
-    held = [item(0.40, False) for _ in range(20)] + [item(0.55, True) for _ in range(20)]
-    assert 0.40 < calibrate._threshold(held, 1.0) <= 0.59
-    assert calibrate._threshold([item(0.40, True) for _ in range(20)], 1.0) == 0.0
-
-
 def test_the_template_teacher_says_where_to_look_and_when_to_leave(pack: Path) -> None:
     (task, *_) = sft_policy.load_pack(pack)
     by_stage = {d["stage"]: d for d in task["decisions"]}

@@ -181,27 +181,33 @@ def test_texts_that_end_leave_the_batch_and_the_others_go_on_as_if_alone(models,
     lm = TransformerReflector.new(models[arch], "cpu").lm
     views = [view(2), view(9, history=8), view(4, task="Who writes the log?"), view(1)]
 
-    def written(part: list[Observation], rows: list[int]) -> list[list[int]]:
-        reflector = TransformerReflector(lm, max_new_tokens=8)
-        prompts = [reflector._prompt(v) for v in part]
-        rows[:] = []
-        lm.backbone.register_forward_hook(lambda _m, _a, out: rows.append(len(out[0])))
-        *_, tokens = reflector._generate(prompts)
-        lm.backbone._forward_hooks.clear()
-        return tokens
+    reflector = TransformerReflector(lm, max_new_tokens=6)
+    prompts = [reflector._prompt(v) for v in views]
+    end = next(iter(lm.ends))
+    stops = [2, 6, 1, 4]  # the step at which each of the texts ends
 
-    sizes: list[int] = []
-    free = written(views, sizes)
-    assert sizes == [4] * 8 and all(len(row) == 8 for row in free)
-    # What the first text says first is made an end token: it ends at once, and others where they say it.
-    end = free[0][0]
-    lm._plain.generation_config.eos_token_id = end
-    together = written(views, sizes)
-    assert together[0] == [] and sizes[0] == 4 and all(a >= b for a, b in itertools.pairwise(sizes))
-    assert len(sizes) == 1 or sizes[1] < 4
-    for seen, row, alone in zip(views, together, free, strict=True):
-        assert row == alone[: alone.index(end)] if end in alone else row == alone
-        assert row == written([seen], sizes)[0]
+    def logits(rows: list[int]) -> list[torch.Tensor]:
+        """What the model gives for ``rows`` at every step, while their texts end where they are told to."""
+        going, seen = list(rows), []
+
+        def pick(found: torch.Tensor) -> list[int]:
+            assert len(found) == len(going)
+            seen.append(dict(zip(going, found, strict=True)))
+            step = len(seen)
+            tokens = [end if step == stops[row] else 50 + row + step for row in going]
+            going[:] = [row for row in going if step < stops[row]]
+            return tokens
+
+        reflector._pick = pick
+        *_, tokens = reflector._generate([prompts[row] for row in rows])
+        assert [len(t) for t in tokens] == [stops[row] - 1 for row in rows]
+        return seen
+
+    together = logits([0, 1, 2, 3])
+    assert [len(step) for step in together] == [4, 3, 2, 2, 1, 1]
+    for row in range(4):
+        for step, alone in enumerate(logits([row])):
+            assert torch.allclose(together[step][row], alone[row], atol=1e-4)
 
 
 def test_a_frozen_adapter_is_merged_and_says_the_same(models, tmp_path):
@@ -235,6 +241,11 @@ def test_batches_hold_rows_of_similar_lengths():
 def test_a_foreign_model_is_stopped_after_one_line(models):
     reflector = TransformerReflector.from_folder(models["gpt2"], "cpu", max_new_tokens=40)
     assert "\n" not in reflector.reflect([view(3)])[0]
+    newline = reflector.lm.encode("\n")[-1]
+    said = iter([100, newline, 101, 102])
+    reflector._pick = lambda logits: [next(said)]
+    *_, tokens = reflector._generate([reflector._prompt(view(3))])
+    assert tokens == [[100, newline]]
 
 
 def test_a_stream_that_is_not_read_on_stops_the_model(models):

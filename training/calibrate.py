@@ -194,12 +194,13 @@ def run(source: Path, packs: Sequence[Path], out: Path, reflection_key: str = ""
 
 def write(source: Path, policy: EncoderPolicy, out: Path, report: dict[str, Any]) -> None:
     """The checkpoint ``source`` with ``policy``'s head and temperature, into ``out``."""
-    manifest = {k: v for k, v in read_manifest(source).items() if k != "sha256"}
+    # How sure the policy is of a whole episode has to be fitted anew: see confidence_fit.py.
+    stale = ("sha256", "confidence", "confidence_fit")
+    manifest = {k: v for k, v in read_manifest(source).items() if k not in stale}
     out.mkdir(parents=True, exist_ok=True)
     if out.resolve() != source.resolve():
         for name in ("adapter_model.safetensors", "adapter_config.json", "README.md"):
             shutil.copy(source / name, out / name)
     save_file(policy.head.state_dict(), out / "head.safetensors")
-    # How sure the policy is of a whole episode has to be fitted anew: see confidence_fit.py.
-    changed = {"temperature": policy.temperature, "confidence": None, "calibration": report}
+    changed = {"temperature": policy.temperature, "calibration": report}
     write_manifest(out, **{**manifest, **changed})

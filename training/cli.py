@@ -188,7 +188,10 @@ def sft_policy(
     head_learning_rate: Annotated[float, typer.Option("--head-learning-rate")] = 6e-3,
     bf16: Annotated[bool, typer.Option("--bf16", help="Half precision in the encoder's products.")] = False,
     layers: Annotated[
-        int, typer.Option("--layers", min=0, help="Train the adapter of the last N layers alone; 0: of all.")
+        int,
+        typer.Option(
+            "--layers", min=0, max=6, help="Train the adapter of the last N layers alone; 0: of all."
+        ),
     ] = 0,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     device: Annotated[str, typer.Option("--device")] = "cpu",
@@ -201,8 +204,8 @@ def sft_policy(
 
     if threads:
         torch.set_num_threads(threads)
-    if weights and len(weights) != len(pack):
-        raise InputError(f"{len(weights)} --weight for {len(pack)} --pack; give one for each, or none.")
+    if weights and (len(weights) != len(pack) or min(weights) <= 0):
+        raise InputError("give one --weight above 0 for each --pack, or none.")
     settings = sft.Settings(
         pack=tuple(map(str, pack)),
         pack_weights=tuple(weights or ()),
@@ -252,13 +255,16 @@ def confidence(
     """Fit how sure the policy is of its answers, on episodes with the validation questions."""
     import torch
 
+    from repoagent.encoder import EncoderPolicy
     from repoagent.models import load_players
     from training import confidence_fit, tasks
 
     if threads:
         torch.set_num_threads(threads)
     players = load_players(str(policy), reflector)
-    questions = tasks.load("validation")[::every]
+    if not isinstance(players[0], EncoderPolicy) or not policy.is_dir():
+        raise InputError(f"{policy} is no folder of an encoder policy; name one that sft-policy wrote.")
+    questions = tasks.load("validation")[every - 1 :: every]
     for name, value in confidence_fit.run(*players, policy, questions, trees, typer.echo).items():
         typer.echo(f"{name}: {value}")
 

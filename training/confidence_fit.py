@@ -4,7 +4,8 @@ repoagent train bundled confidence --policy DIR --trees DIR
 
 Plays the validation tasks as ``ask`` does, takes from each episode the signs of
 :mod:`repoagent.confidence`, and fits P(the file is right). What is reported is held out: each repository
-is judged by weights that were fitted on the others.
+is judged by weights that were fitted on the others. The questions should not be those that the head was
+calibrated on (``--every 2`` of both takes different halves), or the policy looks surer than it is elsewhere.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from repoagent.confidence import SIGNS, Confidence, calibration_error, signs
 from repoagent.episode import Finished, play
+from repoagent.errors import InputError
 from repoagent.explore import ExploreConfig, RepoEnvironment, Task
 from repoagent.manifest import read_manifest, write_manifest
 from repoagent.players import Policy, Reflector
@@ -67,9 +69,11 @@ def collect(
 
 def fit(outcomes: Sequence[Outcome], penalty: float = PENALTY) -> Confidence:
     """The weights of least mean logistic loss plus ``penalty`` |w|^2 on standardised signs."""
+    if len({o.right for o in outcomes}) < 2:
+        raise InputError("the episodes are all right or all wrong; give more questions.")
     x = torch.tensor([o.signs for o in outcomes], dtype=torch.float64)
     y = torch.tensor([float(o.right) for o in outcomes], dtype=torch.float64)
-    mean, scale = x.mean(0), x.std(0).clamp(min=1e-3)
+    mean, scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-3)
     z = (x - mean) / scale
     weights = torch.zeros(len(SIGNS) + 1, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
@@ -108,6 +112,8 @@ def run(
     report: Callable[[str], None],
 ) -> dict[str, Any]:
     """Fit the confidence of the checkpoint in ``folder``, write it there; the held-out figures."""
+    if len({t.repo for t in tasks}) < 2:
+        raise InputError("questions on one repository alone cannot be held out; give more.")
     outcomes = collect(tasks, trees, policy, reflector, report)
     pairs = held_out(outcomes)
     figures = {

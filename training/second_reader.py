@@ -56,7 +56,11 @@ class Reading:
 def load(file: Path = FILE) -> list[Reading]:
     """All readings; ``InputError`` names the line that is wrong."""
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}; restore the file.") from error
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             for key in ("gold", "span", "lines", "also"):

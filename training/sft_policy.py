@@ -27,6 +27,7 @@ from torch import Tensor
 
 from repoagent.encoder import EncoderPolicy
 from repoagent.environment import Option
+from repoagent.errors import InputError
 from repoagent.explore import FEATURES
 from training.files import whole
 
@@ -161,8 +162,8 @@ def scores_of(
 
 
 def task_loss(policy: EncoderPolicy, task: Packed, settings: Settings, rng: random.Random) -> Tensor:
-    """Weighted listwise loss of one task's decisions, -log of the probability of the best options."""
-    chosen, weights, best = [], [], []
+    """Listwise loss of one task's decisions, -log of the probability of the best options."""
+    chosen, best = [], []
     for decision in task["decisions"]:
         weight = STAGE_WEIGHT.get(decision["stage"], 0.2)
         if len(decision["options"]) < 2 or rng.random() > weight:  # drawn instead of weighted: cheaper
@@ -173,19 +174,16 @@ def task_loss(policy: EncoderPolicy, task: Packed, settings: Settings, rng: rand
         if rng.random() < settings.reflection_dropout:
             said = ""
         chosen.append((decision, indices, said))
-        weights.append(1.0)
         best.append(len([i for i in indices if i in set(decision["best"])]))
     if not chosen:
         return torch.zeros((), requires_grad=True)
     losses = []
-    for scores, count, weight in zip(
-        scores_of(policy, task, chosen, settings.bf16), best, weights, strict=True
-    ):
+    for scores, count in zip(scores_of(policy, task, chosen, settings.bf16), best, strict=True):
         log_probabilities = scores.log_softmax(0)
         loss = -log_probabilities[:count].logsumexp(0)
         if settings.label_smoothing:
             loss = loss * (1 - settings.label_smoothing) - settings.label_smoothing * log_probabilities.mean()
-        losses.append(weight * loss)
+        losses.append(loss)
     return torch.stack(losses).sum()
 
 
@@ -312,6 +310,8 @@ def train(settings: Settings, out: Path, device: str = "cpu") -> EncoderPolicy:
     step, spent = 0, 0.0
     if resumed is not None:
         policy.load_state_dict(resumed["model"])
+        if len(resumed["optimizer"]["param_groups"][0]["params"]) != len(adapter):
+            raise InputError(f"{out} was begun with other layers or another rank; use another --out.")
         optimizer.load_state_dict(resumed["optimizer"])
         step, spent = resumed["step"], resumed["spent"]
         rng.setstate(resumed["rng"])

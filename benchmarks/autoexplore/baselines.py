@@ -5,6 +5,7 @@ Each is an index of one repository, built once; ask as many questions as you lik
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 import re
@@ -212,12 +213,18 @@ class ChunkBM25(_Chunked):
         return self.best(self._okapi.scores(keywords(question)), top)
 
 
+@functools.cache
+def sentence_encoder() -> EncoderPolicy:
+    """all-MiniLM-L6-v2 as it is published; loaded once."""
+    return EncoderPolicy.base(())
+
+
 class ChunkEmbeddings(_Chunked):
     """Cosine similarity of sentence embeddings: all-MiniLM-L6-v2 as published, mean of its token vectors."""
 
     def __init__(self, repo: Repo) -> None:
         super().__init__(repo)
-        self._policy = EncoderPolicy.base(())
+        self._policy = sentence_encoder()
         rows: list[list[int]] = []
 
         def add(text: str) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.autoexplore.baselines import BASELINES, Index
+from benchmarks.autoexplore.baselines import BASELINES, ChunkEmbeddings, Index, sentence_encoder
 from benchmarks.statistics import Estimate, bootstrap_mean, paired_bootstrap, wilson
 from benchmarks.table import markdown
 from repoagent.answer import Answer, answers
@@ -126,7 +126,7 @@ def _parse(line: str, source: str) -> Question:
         raise InputError(f"{source}: span is {span!r}; write [first, last] line numbers from 1, or null.")
     paths = tuple(posixpath.normpath(g) for g in gold)
     task = Task(question, paths, tuple(span) if span else None, str(data["id"]))
-    return Question(repo, task, source, str(data.get("kind", "")))
+    return Question(repo, task, source, str(data.get("kind") or ""))
 
 
 def find_trees(questions: Sequence[Question], trees: Path) -> dict[str, Path]:
@@ -174,6 +174,8 @@ def baseline(name: str, top: int) -> System:
     """The baseline called ``name``; ``InputError`` if there is none."""
     if name not in BASELINES:
         raise InputError(f"no baseline {name!r}; choose from {', '.join(BASELINES)}.")
+    if BASELINES[name] is ChunkEmbeddings:
+        sentence_encoder()  # before the clock runs, like the agent's models
 
     def ready(repo: Repo) -> Asker:
         index: list[Index] = []  # built with the first question, whose time it counts towards
@@ -335,8 +337,8 @@ def report(systems: Mapping[str, Sequence[Row]], top: int, seed: int = 0) -> str
 
 
 def probable(rows: Sequence[Row]) -> bool:
-    """Whether the scores of the answers can be probabilities; those of some baselines are not."""
-    return all(0 <= a["score"] <= 1 for row in rows for a in row.answers)
+    """Whether the scores of the answers are probabilities: the agent's, which takes steps, no baseline's."""
+    return all(row.steps is not None for row in rows)
 
 
 def _by(group: Callable[[Row], str], what: str, systems: Mapping[str, Sequence[Row]]) -> str:
