@@ -90,10 +90,22 @@ def section(file: Path) -> str:
             "(with 95 % intervals).",
             markdown(["system", *metrics], rows),
             *(_comparison(data["system"], name, of["comparison"]) for name, of in compared.items()),
+            *_confidence(data),
             f"Made on {made['date']} by `{made['command']}` on {machine['cores']} cores ({machine['cpu']}); "
             f"definitions and details: [{shown.name}](benchmarks/results/{shown.name}).",
         ]
     )
+
+
+def _confidence(data: Mapping[str, Any]) -> list[str]:
+    if "risk-coverage" not in data:
+        return []
+    wrong = {coverage: risk for coverage, _, risk in data["risk-coverage"]}
+    return [
+        f"The score of an answer is the probability that it is right (calibration error "
+        f"{data['calibration error']:.3f}): of the half of the questions that are answered most confidently "
+        f"{1 - wrong[0.5]:.0%} are right, of the surest fifth {1 - wrong[0.2]:.0%}."
+    ]
 
 
 def _comparison(name: str, other: str, figures: Mapping[str, Any]) -> str:

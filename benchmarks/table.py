@@ -77,7 +77,7 @@ def check_output(path: Path) -> None:
 def write(path: Path, title: str, made: Mapping[str, Any], body: str, data: Mapping[str, Any]) -> None:
     """Write ``body`` under its head (.md), or ``data`` with it (.json)."""
     if path.suffix == ".json":
-        text = json.dumps({"title": title, "made": made, **data}, indent=1)
+        text = json.dumps({"title": title, "made": made, **data}, separators=(",", ":"))
     else:
         text = head(title, made) + "\n" + body
     try:
