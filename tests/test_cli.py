@@ -57,8 +57,8 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def big_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Enough files to be scanned for a while."""
     root = tmp_path_factory.mktemp("big")
-    for i in range(3000):
-        (root / f"file{i}.py").write_text("port = 80  # the port of the server\n" * 150)
+    for i in range(20_000):
+        (root / f"file{i}.py").write_text("port = 80  # the port of the server\n" * 20)
     return root
 
 
