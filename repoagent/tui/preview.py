@@ -35,6 +35,7 @@ class Preview(ScrollView, can_focus=True):
         super().__init__(id=id)
         self._repo = repo
         self.path = ""
+        self._finished = ""
         self._lines: list[Content] = []
         self._span = (0, 0)
         self._note = "The answer's lines appear here."
@@ -51,9 +52,10 @@ class Preview(ScrollView, can_focus=True):
 
     @work(exclusive=True)
     async def _show(self, path: str, span: tuple[int, int]) -> None:
-        if path == self.path and self._lines:
+        if path == self._finished and self._lines:  # not one whose colouring this call has just cancelled
             self._set(path, span, self._lines)
             return
+        self._finished = ""
         rows = await asyncio.to_thread(read_rows, self._repo, path)
         self._note = "" if rows else "No text to show: empty, binary or unreadable."
         self._set(path, span, [Content(row) for row in rows])
@@ -61,6 +63,7 @@ class Preview(ScrollView, can_focus=True):
         if coloured is not None:
             self._lines = coloured
             self.refresh()
+        self._finished = path
 
     def _set(self, path: str, span: tuple[int, int], lines: list[Content]) -> None:
         self.path, self._span, self._lines = path, span, lines
