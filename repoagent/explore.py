@@ -13,8 +13,9 @@ import posixpath
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from repoagent.environment import Observation, Option, StepResult
+from repoagent.environment import Observation, Option, Passage, StepResult
 from repoagent.repo import Entry, Repo, display
 from repoagent.scent import FILE_FEATURES, Block, Scent
 from repoagent.terms import parts
@@ -26,6 +27,8 @@ STATE_FEATURES = (
 )  # fmt: skip
 FEATURES = FILE_FEATURES + STATE_FEATURES
 """Names of ``Option.features``; zero where one does not apply to the option's kind."""
+PASSAGES = 8
+"""Blocks of a file that ``Option.read`` gives, best first."""
 _PATH_COVERAGE = FILE_FEATURES.index("path_coverage")
 
 
@@ -92,6 +95,7 @@ class RepoEnvironment:
             search = self.config.search or self.config.hints
             self.scent = Scent(self.repo, task.question, exclude=tuple(self._hidden), search=search)
             self._scented = key
+            self._read_passages: dict[str, list[Passage]] = {}
         self._hits = [h.path for h in self.scent.hits(self.config.hits)] if self.config.search else []
         return self._observe(self._listing())
 
@@ -236,7 +240,13 @@ class RepoEnvironment:
             line, words = self.scent.best_line(path, shown[0])
             text += f" (line {line}: {display(words)})"
         evidence = "\n".join([_path_words(path), *(w.text for w in shown)])
-        return Option(text, kind, path, evidence, self._file_state(kind, path))
+        return Option(text, kind, path, evidence, self._file_state(kind, path), partial(self._passages, path))
+
+    def _passages(self, path: str) -> list[Passage]:
+        if path not in self._read_passages:
+            blocks = self.scent.blocks(path, PASSAGES)
+            self._read_passages[path] = [Passage(display(path), b.start, b.end, b.text) for b in blocks]
+        return self._read_passages[path]
 
     def _file_state(self, kind: str, path: str) -> tuple[float, ...]:
         file = self.scent.features(path) if self.scent.knows(path) and self.config.hints else None
@@ -269,7 +279,9 @@ class RepoEnvironment:
             block_length=(block.end - block.start + 1) / 24,
         )  # fmt: skip
         target = f"{block.start}-{block.end}"
-        return Option(f"lines {target}: {display(head[:100])}", "lines", target, block.text, state)
+        passage = Passage(display(self.identified or ""), block.start, block.end, block.text)
+        text = f"lines {target}: {display(head[:100])}"
+        return Option(text, "lines", target, block.text, state, partial(list, (passage,)))
 
     def _state(self, file: tuple[float, ...] | None = None, **values: float) -> tuple[float, ...]:
         values["opened_before"] = min(len(self.opened), 5) / 5

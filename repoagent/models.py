@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from repoagent import smollm
 from repoagent.errors import ModelError
 from repoagent.manifest import damage, expanded, read_manifest
 from repoagent.players import NoReflector, Policy, RandomPolicy, Reflector
@@ -19,7 +20,8 @@ Role = Literal["policy", "reflector"]
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model that comes along. ``size`` in bytes; ``problem`` is None if it is intact."""
+    """A model that comes along. ``size`` in bytes; ``problem`` is None if it is intact; without an
+    ``optional`` one the bundled players still work."""
 
     name: str
     role: Role
@@ -27,6 +29,7 @@ class KnownModel:
     location: Path
     size: int
     problem: str | None
+    optional: bool = False
 
 
 def load_policy(
@@ -36,12 +39,19 @@ def load_policy(
     load_in_8bit: bool = False,
     load_in_4bit: bool = False,
 ) -> Policy:
-    """The policy that ``spec`` names: "bundled", "random", a folder, a hub id, or
-    "openai:BASE_URL#MODEL". Raises :class:`ModelError` where it is missing, broken or of another kind.
+    """The policy that ``spec`` names: "bundled", "encoder" (the bundled one without its second reading),
+    "random", a folder, a hub id, or "openai:BASE_URL#MODEL".
+
+    Where the language model is not installed "bundled" is "encoder". Raises :class:`ModelError` where the
+    policy is missing, broken or of another kind.
     """
     options: dict[str, Any] = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
-    folder = _bundled("policy") if spec == "bundled" else expanded(spec)
-    light = spec in ("bundled", "random") or spec.startswith(CHAT) or _entry(folder, "head") == ENCODER_HEAD
+    folder = _bundled("policy") if spec in ("bundled", "encoder") else expanded(spec)
+    light = (
+        spec in ("bundled", "encoder", "random")
+        or spec.startswith(CHAT)
+        or _entry(folder, "head") == ENCODER_HEAD
+    )
     if light:
         _refuse_quantization(spec, options)
     if spec == "random":
@@ -51,9 +61,18 @@ def load_policy(
 
         return ChatPolicy(spec)
     if light:
-        from repoagent.encoder import EncoderPolicy
+        import torch
 
-        return EncoderPolicy.from_folder(folder)
+        from repoagent.encoder import EncoderPolicy
+        from repoagent.precision import fast_type
+
+        encoder = EncoderPolicy.from_folder(folder)
+        encoder.bf16 = fast_type() is torch.bfloat16
+        if spec != "bundled" or smollm.find() is None:
+            return encoder
+        from repoagent.reading import ReadingPolicy
+
+        return ReadingPolicy.from_folder(encoder, _bundled("reader"))
     from repoagent.transformer import TransformerPolicy
 
     return TransformerPolicy.from_folder(spec, device, **options)
@@ -103,21 +122,23 @@ def load_players(policy: str, reflector: str) -> tuple[Policy, Reflector]:
 
 
 def available() -> list[KnownModel]:
-    """The models that come along, checked: the two bundled checkpoints and the encoder under the policy."""
+    """The models that come along, checked: the bundled checkpoints and what they are adapters of."""
     return [
         _known("bundled policy", "policy", "LoRA adapter and late-interaction head", CHECKPOINTS / "policy"),
+        _known("bundled reader", "policy", "LoRA adapter of the language model", CHECKPOINTS / "reader"),
         _known("bundled reflector", "reflector", "small causal language model", CHECKPOINTS / "reflector"),
         _encoder(),
+        language_model(),
     ]
 
 
-def _bundled(role: Role) -> Path:
-    folder = CHECKPOINTS / role
+def _bundled(part: Literal["policy", "reader", "reflector"]) -> Path:
+    folder = CHECKPOINTS / part
     problem = _problem(folder)
     if problem:
         raise ModelError(
-            f"the bundled {role} in {folder} cannot be used ({problem}): install repoagent again "
-            f"or name another with --{role}"
+            f"the bundled {part} in {folder} cannot be used ({problem}): install repoagent again "
+            f"or name another with --{'reflector' if part == 'reflector' else 'policy'}"
         )
     return folder
 
@@ -144,6 +165,16 @@ def _encoder() -> KnownModel:
         return _known("bundled encoder", "policy", kind, minilm_folder())
     except (ModelError, ImportError, OSError) as error:  # the last two: torch is missing or broken
         return KnownModel("bundled encoder", "policy", kind, Path(), 0, str(error))
+
+
+def language_model() -> KnownModel:
+    """The language model under the reader: without it the encoder answers alone."""
+    path = smollm.find()
+    problem = smollm.damage(path) if path else "not installed, so the encoder decides alone"
+    folder, size = (path.parent, path.stat().st_size) if path else (Path(), 0)
+    kind = "language model (SmolLM2-135M-Instruct)"
+    advice = f"{problem}; run: {smollm.INSTALL}" if problem else None
+    return KnownModel("language model", "policy", kind, folder, size, advice, optional=path is None)
 
 
 def _entry(folder: Path, name: str) -> Any:

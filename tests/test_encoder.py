@@ -15,13 +15,13 @@ from repoagent.encoder import (
     INTERACTIONS,
     EncoderPolicy,
     LateInteractionHead,
-    merge_lora,
     minilm_folder,
     plain,
 )
 from repoagent.environment import Observation, Option
 from repoagent.errors import ModelError
 from repoagent.explore import FEATURES
+from repoagent.lora import merge_lora
 from training import sft_policy
 
 
@@ -174,7 +174,7 @@ def test_lora_is_merged_by_its_equation() -> None:
     before = module[0].weight.detach().clone()
     a, b = torch.randn(1, 3), torch.randn(2, 1)
     state = {"base_model.model.0.lora_A.weight": a, "base_model.model.0.lora_B.weight": b}
-    merge_lora(module, state, 0.5)  # type: ignore[arg-type]
+    merge_lora(dict(module.named_parameters()), state, 0.5)
     torch.testing.assert_close(module[0].weight, before + 0.5 * b @ a)
 
 

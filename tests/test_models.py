@@ -81,11 +81,12 @@ def test_bundled_models_that_are_missing_or_cut(tmp_path, monkeypatch):
     (tmp_path / "reflector" / "model.safetensors").write_bytes(pointer)
     with pytest.raises(ModelError, match="not a whole safetensors file"):
         load_reflector()
-    policy, reflector, encoder = available()
+    policy, reader, reflector, encoder, language_model = available()
     assert policy.problem == "it is missing" and policy.size == 0
     assert reflector.problem == "model.safetensors is not a whole safetensors file"
     assert reflector.size == len(pointer) and reflector.location == tmp_path / "reflector"
     assert encoder.problem is None and encoder.size > 40_000_000
+    assert reader.problem == "it is missing" and language_model.problem is None and language_model.optional
 
 
 @pytest.mark.parametrize("role", ["policy", "reflector"])

@@ -9,9 +9,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from repoagent.environment import Observation, Option
 from repoagent.errors import ModelError
+from repoagent.llama import Cache, SmallLlama
 from repoagent.manifest import write_manifest
 from repoagent.prompt import PROMPT_FORMAT
-from repoagent.writer import BEGIN, END, Cache, SmallLlama, WriterReflector
+from repoagent.writer import BEGIN, END, WriterReflector
 from training.sft_reflector import make_tokenizer
 
 
@@ -50,6 +51,24 @@ def test_the_forward_pass_equals_transformers(checkpoint):
         for at in range(15, 20):  # one token at a time, from the cache
             step = small(ids[:, at : at + 1], torch.ones(1, 1, dtype=torch.bool), cache)
             torch.testing.assert_close(step[0], expected[at], atol=1e-4, rtol=1e-4)
+
+
+def test_grouped_queries_and_any_padding_equal_transformers():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True, initializer_range=0.3,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    small = SmallLlama(config.to_dict(), model.state_dict())
+    ids = torch.randint(0, 50, (1, 9))
+    with torch.inference_mode():
+        expected = model(ids).logits[0]
+        for left, right in ((0, 0), (3, 0), (0, 3)):
+            padded = torch.nn.functional.pad(ids, (left, right))
+            mask = torch.nn.functional.pad(torch.ones(1, 9, dtype=torch.bool), (left, right))
+            hidden = small.hidden(padded, mask, Cache(small.layers))[0, left : left + 9]
+            torch.testing.assert_close(small.logits(hidden), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_greedy_generation_equals_transformers(checkpoint):

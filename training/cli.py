@@ -269,6 +269,74 @@ def confidence(
         typer.echo(f"{name}: {value}")
 
 
+@bundled.command()
+def passages(trees: TreesOption, out: OutFile, seed: Annotated[int, typer.Option("--seed")] = 0) -> None:
+    """Pack the passages that the reader learns from: right and wrong ones for every training question."""
+    from training import tasks
+    from training.passages import pack_passages
+
+    count = pack_passages(tasks.load("train"), trees, out, seed)
+    typer.echo(f"{count} questions in {out}")
+
+
+@bundled.command("sft-reader")
+def sft_reader(
+    pack: Annotated[Path, typer.Option("--pack", metavar="FILE", help="What `passages` wrote.")],
+    out: OutFile,
+    minutes: MinutesOption = 60,
+    epochs: Annotated[float, typer.Option("--epochs")] = 2.0,
+    first_layer: Annotated[
+        int, typer.Option("--first-layer", min=0, help="Layers below it have no adapter.")
+    ] = 14,
+    bf16: Annotated[bool, typer.Option("--bf16/--no-bf16", help="Half precision in products.")] = True,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    device: Annotated[str, typer.Option("--device")] = "cpu",
+    threads: ThreadsOption = None,
+) -> None:
+    """Supervised fine-tuning of the bundled reader; resumes in --out."""
+    import torch
+
+    from training import sft_reader as sft
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = sft.Settings(
+        pack=str(pack), minutes=minutes, epochs=epochs, first_layer=first_layer, bf16=bf16, seed=seed
+    )
+    sft.train(settings, out, device)
+
+
+@bundled.command()
+def reading(
+    reader: Annotated[Path, typer.Option("--reader", metavar="DIR", help="Checkpoint; written to.")],
+    trees: TreesOption,
+    policy: Annotated[str, typer.Option("--policy", help="The encoder that proposes.")] = "encoder",
+    reflector: Annotated[str, typer.Option("--reflector", help="The reflector it plays with.")] = "bundled",
+    files: Annotated[int, typer.Option("--files", min=2, help="Files read at a decision.")] = 10,
+    passages: Annotated[int, typer.Option("--passages", min=1, help="Passages read of each.")] = 2,
+    every: Annotated[int, typer.Option("--every", min=1, help="Use every Nth validation question.")] = 1,
+    threads: ThreadsOption = None,
+) -> None:
+    """Fit what the reader's second reading counts for, and the confidence of both together."""
+    import torch
+
+    from repoagent.encoder import EncoderPolicy
+    from repoagent.models import load_players
+    from repoagent.reading import Reading
+    from training import reading_fit, tasks
+
+    if threads:
+        torch.set_num_threads(threads)
+    players = load_players(policy, reflector)
+    if not isinstance(players[0], EncoderPolicy):
+        raise InputError(f"{policy} is no encoder policy; name one that sft-policy wrote.")
+    questions = tasks.load("validation")[every - 1 :: every]
+    start = Reading(files=files, passages=passages)
+    found = reading_fit.run(*players, reader, questions, trees, typer.echo, start)
+    for name, value in found.items():
+        typer.echo(f"{name}: {value}")
+
+
 @bundled.command("sft-reflector")
 def sft_reflector(
     pack: PackOption,

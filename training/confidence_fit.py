@@ -115,13 +115,17 @@ def run(
     if len({t.repo for t in tasks}) < 2:
         raise InputError("questions on one repository alone cannot be held out; give more.")
     outcomes = collect(tasks, trees, policy, reflector, report)
-    pairs = held_out(outcomes)
-    figures = {
+    found = figures(outcomes, reflector.name)
+    manifest = {k: v for k, v in read_manifest(folder).items() if k != "sha256"}
+    write_manifest(folder, **{**manifest, "confidence": fit(outcomes).entry(), "confidence_fit": found})
+    return found
+
+
+def figures(outcomes: Sequence[Outcome], reflector: str) -> dict[str, Any]:
+    """How often the episodes were right, and how well a confidence fitted on others knows it."""
+    return {
         "episodes": len(outcomes),
         "right": round(sum(o.right for o in outcomes) / len(outcomes), 4),
-        "held-out calibration error": round(calibration_error(pairs), 4),
-        "reflector": reflector.name,
+        "held-out calibration error": round(calibration_error(held_out(outcomes)), 4),
+        "reflector": reflector,
     }
-    manifest = {k: v for k, v in read_manifest(folder).items() if k != "sha256"}
-    write_manifest(folder, **{**manifest, "confidence": fit(outcomes).entry(), "confidence_fit": figures})
-    return figures

@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from repoagent.environment import Environment, Observation, Option
 from repoagent.errors import InputError
 from training.files import whole
+
+_OPTION = tuple(f.name for f in fields(Option) if f.name != "read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,10 @@ def _walk(environment: Environment[Any], task: Any, rng: random.Random) -> list[
 def write_states(path: Path, states: Iterable[State]) -> None:
     """One JSON object per line; ``path`` appears only when it is whole."""
     with whole(path) as part, part.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(s), ensure_ascii=False) + "\n" for s in states)
+        for state in states:
+            row = {"observation": observation_to(state.observation), "best": state.best,
+                   "mistake": state.mistake, "reflection": state.reflection}  # fmt: skip
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_states(path: Path) -> list[State]:
@@ -99,8 +104,10 @@ def read_states(path: Path) -> list[State]:
 
 
 def observation_to(observation: Observation) -> dict[str, Any]:
-    """``observation`` as JSON can hold it."""
-    return asdict(observation)
+    """``observation`` as JSON can hold it: without ``Option.read``."""
+    options = [{n: getattr(o, n) for n in _OPTION} for o in observation.options]
+    return {"task": observation.task, "location": observation.location, "history": observation.history,
+            "last_result": observation.last_result, "options": options}  # fmt: skip
 
 
 def observation_from(data: dict[str, Any]) -> Observation:
