@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from repoagent.confidence import Confidence
 from repoagent.encoder import EncoderPolicy
@@ -26,24 +26,33 @@ from repoagent.errors import ModelError
 from repoagent.manifest import read_manifest
 from repoagent.reader import PassageReader
 
+Stage = Literal["first", "later", "lines"]
+"""Kinds of decisions: among files before any was opened, after one was, and among lines of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """What the score of a reading counts beside the encoder's: w and T of the equation above."""
+
+    weight: float = 1.0
+    temperature: float = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How much is read and what it counts.
+    """How much is read and what it counts at each stage.
 
     At most ``files`` are read at a decision, ``passages`` of each, or ``blocks`` where lines are chosen; none
-    whose log-probability lies more than ``within`` below the best. The score of the reading weighs
-    ``weight``, and ``temperature`` divides the sum; ``line_weight`` and ``line_temperature`` are for lines.
+    whose log-probability lies more than ``within`` below the best.
     """
 
     files: int = 10
     passages: int = 2
     blocks: int = 6
     within: float = 3.0
-    weight: float = 1.0
-    temperature: float = 1.0
-    line_weight: float = 1.0
-    line_temperature: float = 1.0
+    first: Blend = Blend()
+    later: Blend = Blend()
+    lines: Blend = Blend()
 
     def entry(self) -> dict[str, Any]:
         """What :meth:`parse` reads."""
@@ -52,18 +61,24 @@ class Reading:
     @staticmethod
     def parse(entry: Any) -> Reading:
         """From a manifest's entry; ``KeyError``, ``TypeError`` or ``ValueError`` if it is no such thing."""
+
+        def blend(stage: Stage) -> Blend:
+            return Blend(float(entry[stage]["weight"]), float(entry[stage]["temperature"]))
+
         found = Reading(
             files=int(entry["files"]),
             passages=int(entry["passages"]),
             blocks=int(entry["blocks"]),
             within=float(entry["within"]),
-            weight=float(entry["weight"]),
-            temperature=float(entry["temperature"]),
-            line_weight=float(entry["line_weight"]),
-            line_temperature=float(entry["line_temperature"]),
+            first=blend("first"),
+            later=blend("later"),
+            lines=blend("lines"),
         )
-        positive = (found.files, found.passages, found.blocks, found.temperature, found.line_temperature)
-        if min(positive) <= 0 or not all(map(math.isfinite, asdict(found).values())):
+        blends = (found.first, found.later, found.lines)
+        positive = (found.files, found.passages, found.blocks, *(b.temperature for b in blends))
+        if min(positive) <= 0 or not all(
+            map(math.isfinite, (*positive, found.within, *(b.weight for b in blends)))
+        ):
             raise ValueError("its reading holds a number that cannot be")
         return found
 
@@ -95,11 +110,9 @@ class ReadingPolicy:
         read = self.read(observation, proposed)
         if read is None:
             return proposed
-        weight, temperature = self.reading.weight, self.reading.temperature
-        if chooses_lines(observation):
-            weight, temperature = self.reading.line_weight, self.reading.line_temperature
+        blend: Blend = getattr(self.reading, stage(observation))
         shared = _log_sum([proposed[i] for i in read])
-        scores = {i: (proposed[i] + weight * s) / temperature for i, s in read.items()}
+        scores = {i: (proposed[i] + blend.weight * s) / blend.temperature for i, s in read.items()}
         total = _log_sum(list(scores.values()))
         return [shared + scores[i] - total if i in scores else p for i, p in enumerate(proposed)]
 
@@ -110,7 +123,7 @@ class ReadingPolicy:
         for option, log_probability in zip(observation.options, proposed, strict=True):
             if option.read and log_probability > best.get(option.target, (-math.inf, option))[0]:
                 best[option.target] = (log_probability, option)
-        count = self.reading.blocks if chooses_lines(observation) else self.reading.files
+        count = self.reading.blocks if stage(observation) == "lines" else self.reading.files
         chosen = sorted(best.values(), key=lambda item: -item[0])[:count]
         passages: dict[str, Sequence[Passage]] = {}
         for log_probability, option in chosen:
@@ -162,6 +175,7 @@ def _log_sum(values: Sequence[float]) -> float:
     return top + math.log(sum(math.exp(v - top) for v in values))
 
 
-def chooses_lines(observation: Observation) -> bool:
-    """Whether the options are blocks of lines of one file."""
-    return observation.options[0].kind == "lines"
+def stage(observation: Observation) -> Stage:
+    """Which kind of decision it is."""
+    kinds = {o.kind for o in observation.options}
+    return "lines" if "lines" in kinds else "later" if "identify" in kinds else "first"

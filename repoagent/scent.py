@@ -20,6 +20,7 @@ from repoagent.terms import find_parts, literals, terms
 WINDOW = 8
 """Lines of one window of evidence."""
 _HIT_CAP = 16  # hits of one term in one file that still count: BM25 saturates long before
+_RELATED = 0.4  # what a word that is only related to one of the question counts beside it
 _HEAD = 15  # lines at the top of a file that tend to say what it is for
 _SHORTLIST = 80  # files whose lines are looked at
 
@@ -93,10 +94,14 @@ class Hit:
     rank: float = 0.0
     counts: tuple[float, ...] = ()
     path_counts: tuple[float, ...] = ()
+    related_counts: tuple[float, ...] = ()
+    related_path_counts: tuple[float, ...] = ()
     size: int = 0
     literal: float = 0.0
     content: float = 0.0
     name: float = 0.0
+    related: float = 0.0
+    related_name: float = 0.0
     windows: list[Window] = field(default_factory=list)
     line: float = 0.0
     definition: float = 0.0
@@ -110,11 +115,13 @@ FILE_FEATURES = (
     "path_reciprocal_rank", "literal_matches", "window_definition", "is_test", "is_documentation",
     "is_configuration", "is_source", "is_secondary", "asks_test", "asks_documentation",
     "asks_configuration", "depth", "log_size", "line_coverage", "definition_coverage", "head_coverage",
+    "related_content_bm25", "related_path_bm25",
 )  # fmt: skip
 
 RANK_WEIGHTS = (
-    1.299, 1.305, -0.078, -0.647, 0.512, 0.177, 2.223, 1.959, -0.017, -0.405, 2.928, 0.226, -3.645,
-    -1.214, -0.002, 0.282, -1.64, 1.884, 0.046, 0.758, -2.176, -2.029, 1.678, 1.67, 0.905, 2.199,
+    1.005, 0.089, -0.248, -0.243, 1.007, -0.547, 2.648, 2.787, 0.203, 0.473, 2.301, 0.154, -3.689,
+    -1.083, -0.087, 0.239, -1.681, 2.15, -0.368, 0.653, -1.82, -2.625, 1.739, 1.261, 1.264, 1.316,
+    1.489, 2.025,
 )  # fmt: skip
 """Weights of ``FILE_FEATURES`` and of ``Hit.score`` in ``Hit.rank``, fitted by
 ``repoagent train bundled scent`` (listwise softmax over the shortlist, training repositories only)."""
@@ -155,10 +162,11 @@ class Scent:
         self.entries: list[Entry] = [e for e in repo.files() if e.path not in barred]
         self._by_path: dict[str, Hit] = {}
         self._below: dict[str, tuple[float, int]] | None = None
+        self._lines: tuple[str, list[dict[int, float]], list[bytes]] = ("", [], [])
         for entry in self.entries:
             self._by_path[entry.path] = self._scan(entry, search)
         self._weigh()
-        self.ranking = sorted(self._by_path.values(), key=lambda h: (-h.score, h.path))
+        self.ranking = sorted(self._by_path.values(), key=lambda h: (-self._reach(h), h.path))
         for hit in self.ranking[:_SHORTLIST] if search else ():
             self._look(hit)
         by_content = sorted(self.ranking, key=lambda h: -h.content)
@@ -180,13 +188,16 @@ class Scent:
     def _scan(self, entry: Entry, search: bool) -> Hit:
         hit = Hit(entry.path, size=entry.size)
         name = entry.path.encode("utf-8", "surrogateescape")
-        hit.path_counts = self._counts(name, name.lower(), 4)
+        low = name.lower()
+        hit.path_counts = self._counts(name, low, 4)
+        hit.related_path_counts = self._related_counts(name, low, 4)
         data = self.repo.read_bytes(entry.path) if search and entry.size else b""
         if not data or is_binary(data):
-            hit.counts = (0.0,) * len(self.terms)
+            hit.counts = hit.related_counts = (0.0,) * len(self.terms)
             return hit
         low = data.lower()
         hit.counts = self._counts(data, low, _HIT_CAP)
+        hit.related_counts = self._related_counts(data, low, _HIT_CAP)
         hit.literal = float(sum(t in low for t in self.literals))
         return hit
 
@@ -200,30 +211,43 @@ class Scent:
             counts.append(count)
         return tuple(counts)
 
+    def _related_counts(self, data: bytes, low: bytes, cap: int) -> tuple[float, ...]:
+        return tuple(
+            float(sum(len(find_parts(data, low, stem, cap)) for stem in term.related if stem in low))
+            for term in self.terms
+        )
+
     def _weigh(self) -> None:
         hits = list(self._by_path.values())
         n = max(1, len(hits))
         self.idf = self._idf([h.counts for h in hits], n)
         self.path_idf = self._idf([h.path_counts for h in hits], n)
+        # Related words have a rarity of their own: a common one must not make the term itself count less.
+        related_idf = self._idf([h.related_counts for h in hits], n)
+        related_path_idf = self._idf([h.related_path_counts for h in hits], n)
         mean = max(1.0, sum(min(h.size, 1 << 20) for h in hits) / n)
         for hit in hits:
-            norm = 0.25 + 0.75 * min(hit.size, 1 << 20) / mean
-            hit.content = sum(
-                w * c * 2.2 / (c + 1.2 * norm) for w, c in zip(self.idf, hit.counts, strict=True) if c
-            )
-            depth = 1 + hit.path.count("/")
-            hit.name = sum(
-                w * c * 2.2 / (c + 1.2 * (0.5 + depth / 6))
-                for w, c in zip(self.path_idf, hit.path_counts, strict=True)
-                if c
-            )
+            long = 0.25 + 0.75 * min(hit.size, 1 << 20) / mean
+            deep = 0.5 + (1 + hit.path.count("/")) / 6
+            hit.content = _bm25(self.idf, hit.counts, long)
+            hit.name = _bm25(self.path_idf, hit.path_counts, deep)
+            hit.related = _bm25(related_idf, hit.related_counts, long)
+            hit.related_name = _bm25(related_path_idf, hit.related_path_counts, deep)
         self._top_content = max((h.content for h in hits), default=0.0) or 1.0
         self._top_name = max((h.name for h in hits), default=0.0) or 1.0
+        self._top_related = max((h.related for h in hits), default=0.0) or 1.0
+        self._top_related_name = max((h.related_name for h in hits), default=0.0) or 1.0
         for hit in hits:
             hit.score = hit.content / self._top_content + 0.6 * hit.name / self._top_name
             hit.score += 0.15 * hit.literal
             if _SECONDARY.search(hit.path):
                 hit.score *= 0.7
+
+    def _reach(self, hit: Hit) -> float:
+        """What brings a file onto the shortlist: its score, and related words for what the question words
+        otherwise."""
+        related = hit.related / self._top_related + 0.6 * hit.related_name / self._top_related_name
+        return hit.score + _RELATED * related * (0.7 if _SECONDARY.search(hit.path) else 1.0)
 
     @staticmethod
     def _idf(rows: list[tuple[float, ...]], n: int) -> list[float]:
@@ -236,7 +260,7 @@ class Scent:
 
     def hits(self, k: int) -> list[Hit]:
         """The ``k`` files with the most evidence, best first; files without any are left out."""
-        return [h for h in self.ranking[:k] if h.content or h.name]
+        return [h for h in self.ranking[:k] if h.content or h.name or h.related or h.related_name]
 
     def hit(self, path: str) -> Hit:
         """Evidence for the file at ``path``; ``KeyError`` if it was not seen."""
@@ -289,6 +313,11 @@ class Scent:
 
     def line_weights(self, path: str) -> tuple[list[dict[int, float]], list[bytes]]:
         """Per line, term index -> match weight; and the lines as bytes."""
+        if self._lines[0] != path:  # a file is asked for several times in a row
+            self._lines = (path, *self._weigh_lines(path))
+        return self._lines[1:]
+
+    def _weigh_lines(self, path: str) -> tuple[list[dict[int, float]], list[bytes]]:
         data = self.repo.read_bytes(path)
         if is_binary(data):
             return [], []
@@ -302,7 +331,7 @@ class Scent:
         low = data.lower()
         rows: list[dict[int, float]] = [{} for _ in lines]
         for index, term in enumerate(self.terms):
-            for stem, weight in term.variants:
+            for stem, weight in (*term.variants, *((stem, _RELATED) for stem in term.related)):
                 for offset in find_parts(data, low, stem, 400):
                     row = rows[min(bisect_right(starts, offset) - 1, len(rows) - 1)]
                     row[index] = max(weight, row.get(index, 0.0))
@@ -410,8 +439,15 @@ class Scent:
             hit.line,
             hit.definition,
             hit.head,
+            hit.related / self._top_related,
+            hit.related_name / self._top_related_name,
         )
         return hit.features
+
+
+def _bm25(idf: list[float], counts: tuple[float, ...], norm: float) -> float:
+    """Okapi BM25 with k1 = 1.2 of a document whose length, or what stands for it, is ``norm`` of the mean."""
+    return sum(w * c * 2.2 / (c + 1.2 * norm) for w, c in zip(idf, counts, strict=True) if c)
 
 
 def _coverage(idf: list[float], counts: tuple[float, ...]) -> float:

@@ -1,13 +1,16 @@
 """What a question says, as terms that can be found in code.
 
 ``max_conn``, ``maxConn`` and ``MAX-CONN`` all have the parts max and conn; a term of the question
-hits such a part where it begins with the term's root and ends like an inflection of it.
+hits such a part where it begins with the term's root and ends like an inflection of it. Code seldom uses
+the words of a question, so a term also brings related words (lint: eslint, ruff), which count by themselves.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 STOPWORDS = frozenset(
     """a about all also am an and any are as at be been between both but by can could did do does
@@ -42,6 +45,9 @@ ABBREVIATIONS = {
     "continuous": ("ci",), "terminal": ("term", "tty"), "test": ("spec",), "tests": ("spec",),
 }  # fmt: skip
 
+RELATED = 6
+"""Related words of a term that are looked for: the scan takes longer with each."""
+
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
 _CAMEL = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+")
 _CODE_TOKEN = re.compile(
@@ -73,11 +79,13 @@ def root(word: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One word of the question: ``variants`` are (byte root, weight), full matches weigh 1."""
+    """One word of the question: ``variants`` are (byte root, weight), full matches weigh 1; ``related`` are
+    the roots of words that code uses for it."""
 
     word: str
     variants: tuple[tuple[bytes, float], ...]
     code: bool  # part of something that reads like code: CamelCase, snake_case, quoted, a flag
+    related: tuple[bytes, ...] = ()
 
 
 def terms(question: str) -> list[Term]:
@@ -89,6 +97,7 @@ def terms(question: str) -> list[Term]:
         for w in words
         if w in code or (w not in STOPWORDS and (len(w) > 1 or w.isdigit() or not w.isascii()))
     ]
+    asked = {root(word) for word in words}
     found: dict[str, Term] = {}
     for word in kept or words:
         stem = root(word)
@@ -96,8 +105,21 @@ def terms(question: str) -> list[Term]:
             continue
         variants = [(stem.encode(), 1.0)]
         variants += [(a.encode(), 0.6) for a in ABBREVIATIONS.get(word, ())]
-        found[stem] = Term(word, tuple(dict.fromkeys(variants)), word in code)
+        known = {stem for stem, _ in variants}
+        others = [r for r in thesaurus().get(stem, ()) if r not in asked] if word not in code else []
+        related = tuple(r.encode() for r in others if r.encode() not in known)
+        found[stem] = Term(word, tuple(dict.fromkeys(variants)), word in code, related)
     return list(found.values())[:24]
+
+
+@cache
+def thesaurus() -> dict[str, tuple[str, ...]]:
+    """Roots of words of questions to the roots of words that code uses for them, most certain first."""
+    found: dict[str, tuple[str, ...]] = {}
+    for line in (Path(__file__).parent / "thesaurus.txt").read_text(encoding="ascii").splitlines():
+        word, _, others = line.partition(":")
+        found[root(word)] = tuple(dict.fromkeys(root(o) for o in others.split()))[:RELATED]
+    return found
 
 
 def literals(question: str) -> list[bytes]:

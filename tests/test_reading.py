@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from repoagent import smollm
 from repoagent.environment import Observation, Option, Passage
 from repoagent.episode import Finished, play
-from repoagent.errors import ModelError
+from repoagent.errors import InputError, ModelError
 from repoagent.explore import RepoEnvironment, Task
 from repoagent.llama import Cache, SmallLlama
 from repoagent.lora import merge_lora
@@ -26,7 +26,7 @@ from repoagent.manifest import read_manifest, write_manifest
 from repoagent.models import CHECKPOINTS, load_policy
 from repoagent.players import NoReflector, Policy
 from repoagent.reader import PassageReader, asked, prompt
-from repoagent.reading import Reading, ReadingPolicy
+from repoagent.reading import Blend, Reading, ReadingPolicy
 from repoagent.repo import Repo
 from training import reading_fit, sft_reader
 from training.passages import load_passages, pack_passages
@@ -123,7 +123,7 @@ def test_the_best_passage_of_a_file_counts_and_what_is_not_read_keeps_its_probab
     reader = Counted()
     a, b, c = option("open", "a", "9", "1.0", "3.00"), option("open", "b", "2"), option("open", "c", "7")
     seen = see(a, b, option("go", "d"), c)
-    policy = reading(Proposal(0.4, 0.3, 0.2, 0.1), reader, files=2, passages=2, weight=0.5, temperature=0.8)
+    policy = reading(Proposal(0.4, 0.3, 0.2, 0.1), reader, files=2, first=Blend(0.5, 0.8))
     (found,) = policy.distribution([seen], [""])
     # a has 3 (its first passage is skimmed and left), b has 2; c is not among the first two.
     first, second = (math.exp((math.log(p) + 0.5 * s) / 0.8) for p, s in ((0.4, 3), (0.3, 2)))
@@ -150,10 +150,26 @@ def test_the_cache_is_bounded() -> None:
     assert len(policy._scores) == 2
 
 
-def test_lines_have_a_weight_of_their_own() -> None:
-    seen = see(option("lines", "1-5", "1"), option("lines", "6-9", "2"))
-    (found,) = reading(Proposal(0.5, 0.5), Counted(), line_weight=2.0, weight=9.0).distribution([seen], [""])
-    assert found[1] - found[0] == pytest.approx(2.0)
+@pytest.mark.parametrize(
+    ("kinds", "weight"),
+    [
+        (("open", "open"), 1.0),
+        (("go", "open", "open"), 1.0),
+        (("identify", "open"), 2.0),
+        (("lines", "lines"), 3.0),
+    ],
+)
+def test_every_stage_has_a_weight_of_its_own(kinds: tuple[str, ...], weight: float) -> None:
+    seen = see(*(option(kind, f"{i}-9", *([] if kind == "go" else [str(i)])) for i, kind in enumerate(kinds)))
+    policy = reading(
+        Proposal(*[1 / len(kinds)] * len(kinds)),
+        Counted(),
+        first=Blend(1.0),
+        later=Blend(2.0),
+        lines=Blend(3.0),
+    )
+    (found,) = policy.distribution([seen], [""])
+    assert found[-1] - found[-2] == pytest.approx(weight)
 
 
 @pytest.mark.parametrize("options", [(option("go", "d"), option("go", "e")), (option("open", "a", "1"),)])
@@ -278,6 +294,14 @@ def test_the_reader_learns_resumes_and_is_read_as_it_was_trained(pack: Path, tmp
     passages = [*row["right"], *row["wrong"]]
     with torch.inference_mode():
         expected = trainee.scores(row["question"], passages)
+        continued = sft_reader.Trainee(replace(settings, start=str(folder)), LAYERS)
+        assert continued.scores(row["question"], passages).tolist() == pytest.approx(
+            expected.tolist(), abs=0.02
+        )
+    with pytest.raises(InputError, match="cannot start from"):
+        sft_reader.Trainee(replace(settings, start=str(folder), first_layer=0), LAYERS)
+    with pytest.raises(InputError, match="cannot start from"):
+        sft_reader.Trainee(replace(settings, start=str(tmp_path)), LAYERS)
     config, weights, tokenizer = smollm.load()
     merge_lora(weights, load_file(folder / "adapter_model.safetensors"), 2.0)
     head = load_file(folder / "head.safetensors")
@@ -296,9 +320,9 @@ def test_the_fit_of_the_reading_recovers_its_weight() -> None:
         chances = ((proposed + 0.7 * read) / 0.5).softmax(0)
         best = int(torch.multinomial(chances, 1, generator=generator))
         decisions.append(reading_fit.Decision(f"o/{number % 10}", "first", proposed, read, (best,)))
-    weight, temperature = reading_fit.fit(decisions)
-    assert weight == pytest.approx(0.7, abs=0.1) and temperature == pytest.approx(0.5, abs=0.1)
-    report = reading_fit.held_out(decisions)["first"]
+    found = reading_fit.fit(decisions)
+    assert found.weight == pytest.approx(0.7, abs=0.1) and found.temperature == pytest.approx(0.5, abs=0.1)
+    report = reading_fit.held_out(decisions)
     assert report["right after"] > report["right before"] and report["nll after"] < report["nll before"]
 
 
@@ -323,4 +347,8 @@ def test_the_reading_is_fitted_on_episodes_and_kept_with_the_checkpoint(tmp_path
     loaded = ReadingPolicy.from_folder(encoder, folder)
     assert loaded.reading.entry() == report["reading"] and loaded.reading.files == 3
     assert loaded.confidence is not None
-    assert report["first"]["decisions"] == 6 and report["lines"]["decisions"] == 3
+    assert (
+        report["first"]["decisions"] == 6
+        and report["later"]["decisions"]
+        and report["lines"]["decisions"] == 3
+    )

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from repoagent import scent as scent_module
 from repoagent.repo import DirectoryRepo, Entry, Repo
 from repoagent.scent import FILE_FEATURES, Scent, segment
-from repoagent.terms import ABBREVIATIONS, literals, parts, root, terms
+from repoagent.terms import ABBREVIATIONS, STOPWORDS, literals, parts, root, terms
 
 
 def repo(folder: Path, files: dict[str, str | bytes]) -> Repo:
@@ -305,3 +306,37 @@ def test_10_000_files_are_walked_within_two_seconds(tmp_path: Path) -> None:
     project(tmp_path, 10_000, 1)
     (tmp_path / ".gitignore").write_text("".join(f"*.o{i}\n/build{i}/\n" for i in range(40)))
     assert best_of(2, lambda: list(Repo.open(tmp_path).files())) < 2
+
+
+def test_related_words_bring_files_and_lines_that_share_no_word_with_the_question(tmp_path: Path) -> None:
+    filler = "".join(f"line {i} of nothing much\n\n" for i in range(40))
+    (tmp_path / "gate.yml").write_text(filler + "steps:\n  - shell: eslint src\n\n" + filler)
+    (tmp_path / "other.yml").write_text(filler * 2)
+    scent = Scent(Repo.open(tmp_path), "what happens when the linter fails?")
+    assert scent.hits(2)[0].path == "gate.yml"
+    assert "eslint" in scent.blocks("gate.yml", 1)[0].text
+    assert scent.features("gate.yml")[FILE_FEATURES.index("related_content_bm25")] == 1
+    assert scent.features("other.yml")[FILE_FEATURES.index("content_bm25")] == 0
+
+
+def test_a_word_of_the_question_counts_more_than_a_related_one(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def purge(record):\n    record.gone = True\n")
+    (tmp_path / "b.py").write_text("def delete(record):\n    record.gone = True\n")
+    assert Scent(Repo.open(tmp_path), "who may delete a record?").hits(2)[0].path == "b.py"
+    assert Scent(Repo.open(tmp_path), "who may purge a record?").hits(2)[0].path == "a.py"
+
+
+def test_the_thesaurus_is_in_order() -> None:
+    lines = (Path(scent_module.__file__).parent / "thesaurus.txt").read_text(encoding="ascii").splitlines()
+    words = [line.partition(":")[0] for line in lines]
+    assert words == sorted(set(words)) and len(words) > 1000
+    for line in lines:
+        word, _, related = line.partition(": ")
+        assert related and not STOPWORDS & set(related.split()), word
+        assert root(word) not in map(root, related.split()), word
+
+
+def test_words_that_read_like_code_and_words_of_the_question_bring_no_related_ones() -> None:
+    lint, ruff = terms("does the linter call ruff?")[:1] + terms("does the linter call ruff?")[-1:]
+    assert b"eslint" in lint.related and b"ruff" not in lint.related and ruff.word == "ruff"
+    assert all(not t.related for t in terms("where is `delete_old_things` called?") if t.code)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from repoagent.encoder import EncoderPolicy, LateInteractionHead
 from repoagent.manifest import read_manifest, write_manifest
+from repoagent.precision import fast_type
 from training.sft_policy import STAGE_WEIGHT, Packed, load_pack, scores_of
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
@@ -185,6 +186,7 @@ def calibrate(policy: EncoderPolicy, data: Sequence[Scored]) -> dict[str, Any]:
 def run(source: Path, packs: Sequence[Path], out: Path, reflection_key: str = "") -> dict[str, Any]:
     """Calibrate the checkpoint ``source`` on ``packs`` and write it to ``out``; the figures."""
     policy = EncoderPolicy.from_folder(source)
+    policy.bf16 = fast_type() is torch.bfloat16  # as it answers
     report = calibrate(
         policy, [d for pack in packs for d in collect(policy, load_pack(pack), reflection_key)]
     )

@@ -288,6 +288,11 @@ def sft_reader(
     first_layer: Annotated[
         int, typer.Option("--first-layer", min=0, help="Layers below it have no adapter.")
     ] = 14,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Questions of an update.")] = 4,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0)] = 2e-4,
+    start: Annotated[
+        Path | None, typer.Option("--start", metavar="DIR", help="Reader that the run continues from.")
+    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16/--no-bf16", help="Half precision in products.")] = True,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     device: Annotated[str, typer.Option("--device")] = "cpu",
@@ -301,8 +306,9 @@ def sft_reader(
     if threads:
         torch.set_num_threads(threads)
     settings = sft.Settings(
-        pack=str(pack), minutes=minutes, epochs=epochs, first_layer=first_layer, bf16=bf16, seed=seed
-    )
+        pack=str(pack), minutes=minutes, epochs=epochs, first_layer=first_layer, bf16=bf16, seed=seed,
+        batch=batch, learning_rate=learning_rate, start=str(start or ""),
+    )  # fmt: skip
     sft.train(settings, out, device)
 
 

@@ -2,10 +2,12 @@
 
 repoagent train bundled reading --policy DIR --reader DIR --trees DIR
 
-Goes the oracle's way through every validation task, has the reader read what the policy would show it, and
-takes the weights and temperatures of :class:`repoagent.reading.Reading` that minimise the negative
-log-likelihood of the right options. What is reported is held out: each repository is judged by weights fitted
-on the others. The confidence is then fitted on whole episodes (:mod:`training.confidence_fit`).
+Has the reader read what the policy would show it on validation tasks, and takes the weights and
+temperatures of :class:`repoagent.reading.Reading` that minimise the negative log-likelihood of the right
+options: first of decisions on the oracle's way, then of those after a file was opened, on the way that the
+policy itself takes with the first, so that opening a wrong file is among them. What is reported is held out:
+each repository is judged by weights fitted on the others. The confidence is then fitted on whole episodes
+(:mod:`training.confidence_fit`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,14 +26,12 @@ from repoagent.environment import Observation
 from repoagent.errors import InputError
 from repoagent.explore import ExploreConfig, RepoEnvironment, Task
 from repoagent.manifest import read_manifest, write_manifest
-from repoagent.players import Reflector
+from repoagent.players import Reflector, choose
 from repoagent.reader import PassageReader
-from repoagent.reading import Reading, ReadingPolicy, chooses_lines
+from repoagent.reading import Blend, Reading, ReadingPolicy, Stage, stage
 from repoagent.repo import Repo
 from training import confidence_fit
 from training.tasks import TeacherTask
-
-Stage = Literal["first", "later", "lines"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,43 +48,55 @@ class Decision:
 
 def collect(
     policy: ReadingPolicy, reflector: Reflector, tasks: Sequence[TeacherTask], trees: Path,
-    report: Callable[[str], None],
+    report: Callable[[str], None], own: bool = False,
 ) -> list[Decision]:  # fmt: skip
-    """The decisions on the oracle's way to each task's gold file, and the one on its lines."""
+    """Decisions on the oracle's way to each task's gold file and its lines; with ``own`` on the policy's way,
+    as far as a file is named."""
     found: list[Decision] = []
     for name in dict.fromkeys(t.repo for t in tasks):
         environment = RepoEnvironment(Repo.open(trees / name.replace("/", "__")), ExploreConfig())
         for task in tasks:
-            if task.repo != name:
-                continue
-            observation = environment.reset(Task(task.question, task.gold, task.span))
-            first = True
-            while best := environment.oracle():
-                found += _decision(policy, reflector, name, observation, best, first)
-                if environment.identified is not None:
-                    break
-                first = False
-                observation = environment.step(best[0]).observation
+            if task.repo == name:
+                environment.reset(Task(task.question, task.gold, task.span))
+                found += _walk(policy, reflector, name, environment, own)
         report(f"{name}: {len(found)} decisions so far")
     return found
 
 
+def _walk(
+    policy: ReadingPolicy, reflector: Reflector, repo: str, environment: RepoEnvironment, own: bool
+) -> list[Decision]:
+    found: list[Decision] = []
+    while best := environment.oracle():
+        observation = environment.observation
+        reflections = reflector.reflect([observation])
+        found += _decision(policy, repo, observation, reflections, best)
+        if environment.identified is not None:
+            break
+        index = choose(policy.distribution([observation], reflections)[0]) if own else best[0]
+        if environment.step(index).done or (own and environment.identified is not None):
+            break
+    return found
+
+
 def _decision(
-    policy: ReadingPolicy, reflector: Reflector, repo: str, observation: Observation, best: Sequence[int],
-    first: bool,
-) -> list[Decision]:  # fmt: skip
-    (proposed,) = policy.encoder.distribution([observation], reflector.reflect([observation]))
+    policy: ReadingPolicy,
+    repo: str,
+    observation: Observation,
+    reflections: Sequence[str],
+    best: Sequence[int],
+) -> list[Decision]:
+    (proposed,) = policy.encoder.distribution([observation], reflections)
     read = policy.read(observation, proposed)
     # Where no best option was read, there is nothing to learn on what the reading counts.
     if read is None or not (right := [k for k, i in enumerate(read) if i in best]):
         return []
-    stage: Stage = "lines" if chooses_lines(observation) else "first" if first else "later"
     values = torch.tensor([[proposed[i], s] for i, s in read.items()])
-    return [Decision(repo, stage, values[:, 0], values[:, 1], tuple(right))]
+    return [Decision(repo, stage(observation), values[:, 0], values[:, 1], tuple(right))]
 
 
-def fit(decisions: Sequence[Decision]) -> tuple[float, float]:
-    """(weight, temperature) of least mean negative log-likelihood of the best options."""
+def fit(decisions: Sequence[Decision]) -> Blend:
+    """The weight and temperature of least mean negative log-likelihood of the best options."""
     if not decisions:
         raise InputError("no decision has two options that can be read; give more questions.")
     x = torch.tensor([0.0, 0.0], requires_grad=True)  # weight, log of the temperature
@@ -98,7 +110,7 @@ def fit(decisions: Sequence[Decision]) -> tuple[float, float]:
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     weight, log_temperature = x.detach().tolist()
-    return weight, math.exp(log_temperature)
+    return Blend(weight, math.exp(log_temperature))
 
 
 def _loss(decision: Decision, weight: Tensor | float, temperature: Tensor | float) -> Tensor:
@@ -107,32 +119,24 @@ def _loss(decision: Decision, weight: Tensor | float, temperature: Tensor | floa
     return result
 
 
-def figures(decision: Decision, weight: float, temperature: float) -> tuple[float, float]:
+def figures(decision: Decision, blend: Blend) -> tuple[float, float]:
     """(whether the first option is a best one, negative log-likelihood)."""
-    right = int((decision.proposed + weight * decision.read).argmax()) in decision.best
-    return float(right), float(_loss(decision, weight, temperature))
+    right = int((decision.proposed + blend.weight * decision.read).argmax()) in decision.best
+    return float(right), float(_loss(decision, blend.weight, blend.temperature))
 
 
-def held_out(decisions: Sequence[Decision], folds: int = 5) -> dict[str, dict[str, float]]:
-    """For each stage the share of right first choices and the mean negative log-likelihood, before and by
-    weights fitted on other repositories."""
+def held_out(decisions: Sequence[Decision], folds: int = 5) -> dict[str, float]:
+    """The share of right first choices and the mean negative log-likelihood of decisions of one stage, before
+    and by a blend fitted on other repositories."""
     repos = sorted({d.repo for d in decisions})
-    found: dict[str, list[tuple[float, float, float, float]]] = {}
+    rows: list[tuple[float, float, float, float]] = []
     for number in range(min(folds, len(repos))):
         left = set(repos[number::folds])
         fitted = fit([d for d in decisions if d.repo not in left])
-        for d in decisions:
-            if d.repo in left:
-                found.setdefault(d.stage, []).append((*figures(d, 0.0, 1.0), *figures(d, *fitted)))
+        rows += [(*figures(d, Blend(0.0, 1.0)), *figures(d, fitted)) for d in decisions if d.repo in left]
     names = ("right before", "nll before", "right after", "nll after")
-    return {
-        stage: {"decisions": len(rows)}
-        | {
-            name: round(sum(column) / len(rows), 4)
-            for name, column in zip(names, zip(*rows, strict=True), strict=True)
-        }
-        for stage, rows in found.items()
-    }
+    means = [round(sum(column) / len(rows), 4) for column in zip(*rows, strict=True)]
+    return {"decisions": len(rows), **dict(zip(names, means, strict=True))}
 
 
 def run(
@@ -145,18 +149,15 @@ def run(
     # Whole episodes follow on the same questions: keep what was read.
     policy = ReadingPolicy(encoder, PassageReader.from_folder(folder), start, cache=1_000_000)
     decisions = collect(policy, reflector, tasks, trees, report)
-    lines = [d for d in decisions if d.stage == "lines"]
-    weight, temperature = fit([d for d in decisions if d.stage != "lines"])
-    line_weight, line_temperature = fit(lines)
-    policy.reading = replace(
-        start,
-        weight=weight,
-        temperature=temperature,
-        line_weight=line_weight,
-        line_temperature=line_temperature,
-    )
-    result: dict[str, Any] = held_out([d for d in decisions if d.stage != "lines"])
-    result |= held_out(lines)
+    by_stage: dict[Stage, list[Decision]] = {
+        s: [d for d in decisions if d.stage == s] for s in ("first", "lines")
+    }
+    first, lines = fit(by_stage["first"]), fit(by_stage["lines"])
+    policy.reading = replace(start, first=first, later=first, lines=lines)
+    own = collect(policy, reflector, tasks, trees, report, own=True)
+    by_stage["later"] = [d for d in own if d.stage == "later"]
+    policy.reading = replace(policy.reading, later=fit(by_stage["later"]))
+    result: dict[str, Any] = {s: held_out(found) for s, found in by_stage.items()}
     outcomes = confidence_fit.collect(tasks, trees, policy, reflector, report)
     policy.confidence = confidence_fit.fit(outcomes)
     result["confidence"] = confidence_fit.figures(outcomes, reflector.name)

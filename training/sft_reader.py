@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -44,10 +45,11 @@ class Settings:
 
     ``wrong`` passages are drawn per question, those of files ranked high more often; ``first_layer``: the
     layers below have no adapter, so that they cost no backward pass. Whichever of ``minutes`` and ``epochs``
-    runs out first ends the schedule.
+    runs out first ends the schedule. ``start``: the checkpoint that the run continues from.
     """
 
     pack: str
+    start: str = ""
     minutes: float = 60.0
     epochs: float = 2.0
     batch: int = 4
@@ -82,6 +84,27 @@ class Trainee(nn.Module):
         # Begins as plain query likelihood; the direction is stored times ten, for its learning rate.
         self.log_scale = nn.Parameter(torch.tensor(math.log(4.0)))
         self.direction = nn.Parameter(torch.zeros(config["hidden_size"]))
+        if settings.start:
+            self._continue(Path(settings.start))
+
+    def _continue(self, folder: Path) -> None:
+        """Take over the adapter and the head of the checkpoint in ``folder``."""
+        try:
+            adapter, head = (
+                load_file(folder / "adapter_model.safetensors"),
+                load_file(folder / "head.safetensors"),
+            )
+            if adapter.keys() != get_peft_model_state_dict(self.model).keys():
+                raise ValueError("its adapter is in other layers")
+            set_peft_model_state_dict(self.model, {k: v.float() for k, v in adapter.items()})
+            with torch.no_grad():
+                self.log_scale.copy_(head["scale"].log())
+                self.direction.copy_(head["direction"] / 0.1)
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"the run cannot start from {folder}: {reason}; name a reader that sft-reader wrote."
+            ) from error
 
     def scores(self, question: str, passages: Sequence[Passage]) -> Tensor:
         """s(question, passage) of each passage, with gradients."""
