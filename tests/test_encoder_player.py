@@ -14,7 +14,7 @@ from repoagent.errors import InputError
 from repoagent.models import load_policy
 from training import encoder_player
 from training.benchmark import load_benchmark
-from training.encoder_player import EncoderPlayer
+from training.encoder_player import EncoderPlayer, texts_of
 from training.sft_encoder import train_encoder
 from training.sft_settings import SFTSettings
 from training.states import State, optimal
@@ -50,6 +50,7 @@ def test_one_distribution_whatever_is_asked_together(player: EncoderPlayer, stat
     assert all(math.isclose(float(row.detach().exp().sum()), 1, abs_tol=1e-5) for row in rows)
     for row, known in zip(rows, player.distribution(observations, reflections), strict=True):
         assert row.tolist() == pytest.approx(known, abs=1e-6)
+    texts_of.cache_clear()
     alone = EncoderPlayer.new()  # has read nothing yet
     for i in (0, len(states) - 1):
         (row,) = alone.distribution(observations[i : i + 1], reflections[i : i + 1])
@@ -88,7 +89,7 @@ def test_a_twin_has_a_head_of_its_own(states: list[State]) -> None:
     with torch.no_grad():
         player.policy.head.linear.weight.mul_(2)
     assert twin.distribution(*seen(states)) == before != player.distribution(*seen(states))
-    assert twin.policy.encoder is player.policy.encoder
+    assert twin.policy.encoder is player.policy.encoder and twin.texts is EncoderPlayer.new().texts
 
 
 def test_little_memory_changes_no_answer(
@@ -97,10 +98,11 @@ def test_little_memory_changes_no_answer(
     expected = player.distribution(*seen(states))
     monkeypatch.setattr(encoder_player, "TEXT_BYTES", 50_000)
     monkeypatch.setattr(encoder_player, "DECISIONS", 2)
+    texts_of.cache_clear()
     small = EncoderPlayer.new()
     for state, row in zip(states, expected, strict=True):
         assert small.distribution([state.observation], [state.reflection])[0] == pytest.approx(row, abs=2e-3)
-        assert small._bytes == sum(v.nbytes for v, _ in small._texts.values()) <= 50_000
+        assert small.texts.size == sum(v.nbytes for v, _ in small.texts.vectors.values()) <= 50_000
         assert len(small._decisions) <= 2
 
 

@@ -8,16 +8,18 @@ a few small products, which makes both SFT and RLFT quick on a CPU.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from repoagent.encoder import EncoderPolicy
@@ -55,11 +57,27 @@ class Decision:
     features: Tensor
 
 
+@dataclass(slots=True)
+class Texts:
+    """Token vectors (tokens, width) of texts, the latest used last, with the number of tokens of the
+    first line; ``size`` in bytes."""
+
+    vectors: OrderedDict[tuple[str, bool], tuple[Tensor, int]] = field(default_factory=OrderedDict)
+    size: int = 0
+
+
+@cache
+def texts_of(adapter: str) -> Texts:
+    """What was read with the adapter of this digest: players that differ in the head alone share it."""
+    return Texts()
+
+
 class EncoderPlayer:
     """A :class:`training.known.TrainablePolicy` of which the head alone has gradients.
 
     ``adapter`` and its configuration are what a checkpoint adds to MiniLM; they are frozen as well.
-    ``tokens`` counts those that the encoder has read.
+    ``tokens`` counts those that the encoder has read. It multiplies in single precision: a text that is
+    read again, beside others, has the same vectors but for rounding (log-probabilities within 0.002).
     """
 
     def __init__(
@@ -72,8 +90,8 @@ class EncoderPlayer:
         self.policy.encoder.requires_grad_(False)
         self.adapter, self.adapter_config = adapter or {}, adapter_config or NO_ADAPTER
         self.tokens = 0
-        self._texts: OrderedDict[tuple[str, bool], tuple[Tensor, int]] = OrderedDict()
-        self._bytes = 0
+        described = save(self.adapter) + json.dumps(self.adapter_config, sort_keys=True).encode()
+        self.texts = texts_of(hashlib.sha256(described).hexdigest())
         self._decisions: OrderedDict[Key, Decision] = OrderedDict()
 
     @staticmethod
@@ -151,22 +169,22 @@ class EncoderPlayer:
         self._decisions |= found
         while len(self._decisions) > DECISIONS:
             self._decisions.popitem(last=False)
-        while self._bytes > TEXT_BYTES:
-            vectors, _ = self._texts.popitem(last=False)[1]
-            self._bytes -= vectors.nbytes
+        while self.texts.size > TEXT_BYTES:
+            vectors, _ = self.texts.vectors.popitem(last=False)[1]
+            self.texts.size -= vectors.nbytes
         return [found[key] for key in keys]
 
     def _encode(self, keys: Sequence[Key]) -> None:
         """Read the texts of ``keys`` that are not known, in batches of like length."""
-        new: dict[tuple[str, bool], tuple[list[int], int]] = {}
+        texts, new = self.texts.vectors, dict[tuple[str, bool], tuple[list[int], int]]()
         for observation, reflection in keys:
             for text in filter(None, (observation.task, reflection)):
-                if (name := (text, False)) not in self._texts and name not in new:
+                if (name := (text, False)) not in texts and name not in new:
                     new[name] = self.policy.query_ids(text), 0
             for option in observation.options:
                 name = (option.evidence, True)
-                if name in self._texts:
-                    self._texts.move_to_end(name)
+                if name in texts:
+                    texts.move_to_end(name)
                 elif name not in new:
                     new[name] = self.policy.option_ids(option)
         names = sorted(new, key=lambda name: len(new[name][0]))
@@ -176,13 +194,14 @@ class EncoderPlayer:
             for name, vector in zip(batch, vectors, strict=True):
                 ids, first = new[name]
                 kept = vector[: len(ids)].half()
-                self._texts[name] = kept, first
-                self._bytes += kept.nbytes
+                texts[name] = kept, first
+                self.texts.size += kept.nbytes
                 self.tokens += len(ids)
 
     def _decision(self, observation: Observation, reflection: str) -> Decision:
-        question = self._texts[observation.task, False][0].float()
-        said = self._texts[reflection, False][0].float() if reflection else None
+        texts = self.texts.vectors
+        question = texts[observation.task, False][0].float()
+        said = texts[reflection, False][0].float() if reflection else None
         pages = [
             self.policy.head.matches(question, said, *self._padded(observation.options[i : i + PAGE]))
             for i in range(0, len(observation.options), PAGE)
@@ -196,7 +215,7 @@ class EncoderPlayer:
 
     def _padded(self, options: Sequence[Option]) -> tuple[Tensor, Tensor, Tensor]:
         """Vectors (options, length, width), mask and mask of the first line (options, length)."""
-        known = [self._texts[option.evidence, True] for option in options]
+        known = [self.texts.vectors[option.evidence, True] for option in options]
         length = max(len(vectors) for vectors, _ in known)
         at = torch.arange(length)
         return (
