@@ -70,6 +70,12 @@ TreesOption = Annotated[
 ]
 KeptOption = Annotated[int, typer.Option("--top", metavar="K", min=1, help="Answers kept per question.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the agent and of the bootstrap.")]
+SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="Training seeds, from 0.")]
+JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Runs side by side, one thread each.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PART.KEY=VALUE", help="Change the recipe of all rows."),
+]
 OutputOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -232,8 +238,13 @@ def evaluate(
 
 @bench.command("autoexplore")
 def bench_autoexplore(
-    tasks: TasksArgument,
-    trees: TreesOption,
+    tasks: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[TASKS...]", help="Files of tasks, or directories of *.jsonl."),
+    ] = None,
+    trees: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the tree of owner/name is DIR/owner__name.")
+    ] = None,
     as_json: JsonOption = False,
     top: KeptOption = 10,
     steps: StepsOption = 8,
@@ -243,26 +254,30 @@ def bench_autoexplore(
         bool, typer.Option(help="Also embed every chunk with MiniLM: minutes for each repository.")
     ] = True,
     seed: SeedOption = 0,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Instead of TASKS: recipe autoexplore-NAME, or a .toml file."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="With --preset: folder of the runs; goes on there.")
+    ] = Path("runs/autoexplore"),
+    seeds: SeedsOption = 3,
+    jobs: JobsOption = 2,
+    changes: SetOption = None,
     output: OutputOption = None,
 ) -> None:
-    """The agent with and without reflection, a random walk and what people use instead, on the same tasks.
+    """The agent with and without reflection, a random walk and what people use instead, on the same TASKS.
 
-    That is keyword search, BM25 over files and over chunks, and embeddings of chunks.
+    That is keyword search, BM25 over files and over chunks, and embeddings of chunks. With --preset, every
+    row and ablation of the paper's table on its own form of the benchmark, trained from scratch.
     """
     from benchmarks.autoexplore import command
-    from benchmarks.autoexplore import evaluate as evaluation
-    from benchmarks.autoexplore.baselines import BASELINES
 
-    questions, found, chosen = command.prepare(tasks, trees, output)
-    agent, settings = command.agent(policy, reflector, steps, top, seed)
-    systems = {"repoagent": agent}
-    if reflector != "none":
-        systems["repoagent, no reflection"] = command.agent(policy, "none", steps, top, seed)[0]
-    systems["random walk"] = command.agent("random", "none", steps, top, seed)[0]
-    for name in BASELINES:
-        if embeddings or name != "minilm-chunks":
-            systems[name] = evaluation.baseline(name, top)
-    command.measure(systems, questions, found, {"top": top} | settings, seed, chosen, as_json)
+    if bool(tasks) == (preset is not None):
+        raise InputError("give either TASKS, to measure the agent, or --preset, to train the paper's table.")
+    if preset is not None:
+        return command.train_table(preset, trees, out, seeds, jobs, changes or [], output or [])
+    command.compare(tasks or [], trees, policy, reflector, steps, top, seed, embeddings, output, as_json)
 
 
 @bench.command("speed")
@@ -299,21 +314,18 @@ def bench_taxi(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder of the runs; goes on where it was stopped.")
     ] = Path("runs/taxi"),
-    seeds: Annotated[int, typer.Option(min=1, help="Training seeds, from 0.")] = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each.")] = 2,
+    seeds: SeedsOption = 3,
+    jobs: JobsOption = 2,
     prompted: Annotated[
         list[str] | None,
         typer.Option(metavar="openai:BASE_URL#MODEL", help="Also a prompted model; may be repeated."),
     ] = None,
     saycan: Annotated[bool, typer.Option(help="Compare with SayCan's scoring of actions.")] = True,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PART.KEY=VALUE", help="Change the recipe of all rows."),
-    ] = None,
+    changes: SetOption = None,
     output: OutputOption = None,
 ) -> None:
     """Every row and ablation of the paper's table on DangerousTaxi, trained from scratch."""
-    from benchmarks.taxi.report import run
+    from benchmarks.taxi.bench import run
 
     run(preset, out, seeds, jobs, prompted or [], saycan, changes or [], output or [])
 

@@ -138,23 +138,36 @@ class LateInteractionHead(nn.Module):
         (options, length, width) with ``mask`` (options, length), and ``path`` (options, length)
         marking the tokens of the option's first line. All vectors have unit length.
         """
-        weight: Tensor = self.weight(query).softmax(0)  # (tokens, 1)
+        return self.weighed(query, *self.matches(query, reflection, options, mask, path))
+
+    @staticmethod
+    def matches(
+        query: Tensor, reflection: Tensor | None, options: Tensor, mask: Tensor, path: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What of the interactions no trained weight changes; arguments as of :meth:`interactions`.
+
+        (3, options, tokens): max_j q_i . d_j over the whole option, its first line and the rest; and
+        (options, 2): the similarity of the reflection and that of the mean vectors.
+        """
         similarity = options @ query.T  # (options, length, tokens)
         low = torch.finfo(similarity.dtype).min
 
         def best(where: Tensor) -> Tensor:
             found = similarity.masked_fill(~where[..., None], low).amax(1)
-            score: Tensor = found.masked_fill(found == low, 0.0) @ weight
-            return score.squeeze(-1)
+            return found.masked_fill(found == low, 0.0)
 
-        whole = best(mask)
         if reflection is None:
-            said = torch.zeros_like(whole)
+            said = similarity.new_zeros(len(options))
         else:
             said = ((options @ reflection.T).masked_fill(~mask[..., None], low).amax(1)).mean(-1)
         mean = F.normalize((options * mask[..., None]).sum(1), dim=-1)
         sentence = mean @ F.normalize(query.mean(0), dim=0)
-        return torch.stack([whole, best(path), best(mask & ~path), said, sentence], -1)
+        return torch.stack([best(mask), best(path), best(mask & ~path)]), torch.stack([said, sentence], -1)
+
+    def weighed(self, query: Tensor, found: Tensor, others: Tensor) -> Tensor:
+        """(options, 5) interactions from what :meth:`matches` gives for ``query`` (tokens, width)."""
+        weight: Tensor = self.weight(query).softmax(0)  # (tokens, 1)
+        return torch.cat([(found @ weight).squeeze(-1).T, others], -1)
 
     def forward(self, interactions: Tensor, features: Tensor) -> Tensor:
         """Scores (options,) from (options, 5) and (options, len(features))."""

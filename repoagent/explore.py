@@ -3,7 +3,8 @@
 Plain form: ``go`` / ``open`` / ``identify`` (the paper's cd / cat / id) for every entry of the
 current directory. Full form: also ``open`` for files that the lexical scan ranks high wherever
 they are, hints behind every option, ``identify`` for opened files only, and, after ``identify``,
-one more numbered choice among the file's blocks, which gives the lines.
+one more numbered choice among the file's blocks, which gives the lines. In both forms the evidence
+of ``identify`` for a file that was opened holds the lines that were shown.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ class RepoEnvironment:
         self.identified: str | None = None
         self.chosen: tuple[int, int] | None = None
         self._history: list[str] = []
+        self._shown: dict[str, list[str]] = {}
         self._page = 0
         self._steps = 0
         self._done = False
@@ -233,7 +235,9 @@ class RepoEnvironment:
     def _file_option(self, kind: str, path: str) -> Option:
         text = f"{kind} {display(path)}"
         if not self.config.hints:
-            return Option(text, kind, path, _path_words(path), self._file_state(kind, path))
+            read = self._shown.get(path, []) if kind == "identify" else []
+            evidence = "\n".join([_path_words(path), *read])
+            return Option(text, kind, path, evidence, self._file_state(kind, path))
         windows = self.scent.hit(path).windows if self.scent.knows(path) else []
         shown = windows[: 3 if kind == "identify" else 2]
         if shown and shown[0].score:
@@ -309,7 +313,9 @@ class RepoEnvironment:
         if not lines:
             return f"{display(path)}: no text to show"
         parts = [f"{display(path)}, {len(lines)} lines"]
-        for window in sorted(self.scent.windows(path, 3), key=lambda w: w.start):
+        windows = self.scent.windows(path, 3)
+        self._shown[path] = [window.text for window in windows]
+        for window in sorted(windows, key=lambda w: w.start):
             rows = window.text.split("\n")
             parts += [f"{window.start + i}: {row}" for i, row in enumerate(rows)]
         return "\n".join(parts)

@@ -29,6 +29,8 @@ class WriterReflector:
 
     def __init__(self, model: SmallLlama, tokenizer: Tokenizer, name: str = "writer") -> None:
         self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.tokens = 0
+        """Tokens read and written so far."""
         begin, end = tokenizer.token_to_id(BEGIN), tokenizer.token_to_id(END)
         if begin is None or end is None:
             raise ModelError(f"the reflector's tokenizer lacks {BEGIN} or {END}; train it again.")
@@ -47,6 +49,7 @@ class WriterReflector:
     def _tokens(self, observations: Sequence[Observation]) -> Iterator[list[int | None]]:
         """One new token per observation at a time; None for those that have ended."""
         prompts = [self.prompt_ids(o) for o in observations]
+        self.tokens += sum(map(len, prompts))
         length = max(map(len, prompts))
         ids = torch.zeros(len(prompts), length, dtype=torch.long)
         mask = torch.zeros(len(prompts), length, dtype=torch.bool)
@@ -57,6 +60,7 @@ class WriterReflector:
         ended = [False] * len(prompts)
         for _ in range(MAX_NEW_TOKENS):
             chosen = self.model(ids, mask, cache).argmax(-1)
+            self.tokens += ended.count(False)
             ended = [e or int(t) == self._end for e, t in zip(ended, chosen, strict=True)]
             if all(ended):
                 return

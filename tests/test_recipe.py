@@ -34,7 +34,7 @@ def test_recipes_that_come_along_are_whole(name: str) -> None:
     recipes.rlft_settings(recipe).check()
     recipes.teacher_settings(recipe)
     for player in ("reflector", "policy"):
-        if recipe[player]["enabled"]:
+        if recipe[player]["enabled"] and not (player == "reflector" and recipe["model"]["reflector"]):
             assert recipes.sft_settings(recipe, player).steps > 0
     Run(Path("nowhere"), recipe | {"run": recipe["run"] | {"threads": 0}})  # its benchmark takes its options
 

@@ -15,7 +15,7 @@ from benchmarks.reference import Figure, Setup
 from repoagent.episode import play_batch
 from repoagent.errors import InputError
 from repoagent.players import RandomPolicy
-from training.benchmark import load_benchmark
+from training.benchmark import check_stages, load_benchmark
 from training.known import Asked
 from training.states import optimal, perturbed
 
@@ -47,27 +47,51 @@ def test_generated_tree_has_the_reference_trees_size_and_is_the_same_for_a_seed(
     assert explore.grow(tmp_path / "c", 6) != found[0]
 
 
-def test_splits_share_no_repository_and_the_oracle_wins_both_stages() -> None:
+def test_splits_share_no_repository_and_the_oracle_wins() -> None:
     benchmark = load_benchmark("autoexplore")
     repos = [{q.repo for q in benchmark.tasks(split)} for split in ("train", "validation", "test")]
     assert not repos[0] & repos[1] and not repos[0] & repos[2] and not repos[1] & repos[2]
     tasks = random.Random(0).sample(list(benchmark.tasks("train")), 6)
-    for stage, kinds in (("open", {"go", "open"}), ("identify", {"go", "open", "identify"})):
-        environment = benchmark.environment(stage)
-        for task in tasks:
-            states = optimal(environment, task, random.Random(1))
-            assert {s.observation.options[i].kind for s in states for i in s.best} <= kinds
-            assert all(benchmark.reflection(s) for s in states)
-            environment.reset(task)
-            for state in states:
-                result = environment.step(state.best[0])
-            assert result.terminated and result.reward == 1 and result.info[stage]
-            assert result.info["identify"] == (stage == "identify")
+    environment = benchmark.environment("all")
+    for task in tasks:
+        states = optimal(environment, task, random.Random(1))
+        kinds = [s.observation.options[s.best[0]].kind for s in states]
+        assert kinds == ["go"] * (explore.depth(task) - 1) + ["open", "identify"]
+        assert all(benchmark.reflection(s) for s in states)
+        environment.reset(task)
+        for state in states:
+            result = environment.step(state.best[0])
+        assert result.terminated and result.reward == 1
+        assert result.info == {"all": True, f"depth-{explore.depth(task)}": True}
+
+
+def test_depth_repositories_and_layouts() -> None:
+    benchmark = load_benchmark("autoexplore", {"depth": 2, "repositories": 2, "layouts": 3})
+    for split in ("train", "validation", "test"):
+        assert {explore.depth(q) for q in benchmark.tasks(split)} == {1, 2}
+    tasks = benchmark.tasks("train")
+    assert len({q.repo for q in tasks}) == 2
+    for task in tasks:
+        assert benchmark.plays("all", task) and benchmark.plays("depth-1", task) == (explore.depth(task) == 1)
+    environment = benchmark.environment("all")
+    seen = [environment.reset(tasks[0], seed) for seed in range(6)]
+    assert seen[:3] == seen[3:] and len(set(seen)) == 3
+    with pytest.raises(InputError, match=r"benchmark\.depth is -1"):
+        load_benchmark("autoexplore", {"depth": -1})
+
+
+def test_a_stage_without_tasks_is_refused() -> None:
+    benchmark = load_benchmark("autoexplore")
+    check_stages(benchmark, benchmark.stages)
+    benchmark.tasks = lambda split: [q for q in load_benchmark("autoexplore").tasks(split)  # type: ignore[method-assign]
+                                     if explore.depth(q) > 1]  # fmt: skip
+    with pytest.raises(InputError, match="'depth-1' of autoexplore has no tasks in the split train"):
+        check_stages(benchmark, benchmark.stages)
 
 
 def test_a_state_off_the_path_can_be_taught_and_names_the_mistake() -> None:
     benchmark = load_benchmark("autoexplore")
-    environment = benchmark.environment("identify")
+    environment = benchmark.environment("all")
     rng = random.Random(2)
     found = [perturbed(environment, task, rng) for task in benchmark.tasks("validation")[:8]]
     states = [s for s in found if s is not None]
@@ -80,14 +104,17 @@ def test_a_state_off_the_path_can_be_taught_and_names_the_mistake() -> None:
         assert ("go back up" in text) == up
 
 
-def test_outcomes_are_nested_and_chance_seldom_wins() -> None:
+def test_outcomes_tell_the_depth_and_chance_seldom_wins() -> None:
     benchmark = load_benchmark("autoexplore")
     tasks = list(benchmark.tasks("test"))[:20]
-    environments = [benchmark.environment("identify") for _ in tasks]
+    environments = [benchmark.environment("all") for _ in tasks]
     played = play_batch(environments, tasks, RandomPolicy(), seeds=list(range(20)))
     outcomes = [benchmark.outcomes(t) for t in played]
-    assert all(o["open"] or not o["identify"] for o in outcomes)
-    assert sum(o["identify"] for o in outcomes) < 5
+    won = [dict(o) for o in outcomes]
+    assert won == [
+        {"all": o["all"], f"depth-{explore.depth(t)}": o["all"]} for o, t in zip(won, tasks, strict=True)
+    ]
+    assert sum(o["all"] for o in outcomes) < 5
     assert max(len(t.steps) for t in played) <= 15 and len({len(t.steps) for t in played}) > 2
 
 
@@ -99,7 +126,7 @@ def test_trees_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "tasks" / "train" / "one.jsonl").write_text(json.dumps(row) + "\n")
     folders = {"trees": str(tmp_path / "trees"), "tasks": str(tmp_path / "tasks")}
     benchmark = load_benchmark("autoexplore", folders)
-    states = optimal(benchmark.environment("identify"), benchmark.tasks("train")[0], random.Random(0))
+    states = optimal(benchmark.environment("all"), benchmark.tasks("train")[0], random.Random(0))
     assert [s.observation.options[s.best[0]].text for s in states] == [
         "go src/", "open src/port.py", "identify src/port.py",
     ]  # fmt: skip

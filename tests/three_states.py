@@ -67,6 +67,9 @@ class Bench:
     def tasks(self, split: str) -> Sequence[int]:
         return [0]
 
+    def plays(self, stage: str, task: int) -> bool:
+        return True
+
     def outcomes(self, trajectory: Trajectory) -> Mapping[str, bool]:
         return {"end": bool(trajectory.steps[-1].result.info["won"])}
 

@@ -16,6 +16,7 @@ from repoagent.errors import InputError
 from training.states import State
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 BENCHMARKS = {
     "autoexplore": "benchmarks.autoexplore.task:AutoExplore",
@@ -39,13 +40,29 @@ class Benchmark(Protocol):
         """The tasks of a split, in a fixed order; splits share none."""
         ...
 
+    def plays(self, stage: str, task: Any) -> bool:
+        """Whether ``stage`` trains on ``task``; the last stage trains on all."""
+        ...
+
     def outcomes(self, trajectory: Trajectory) -> Mapping[str, bool]:
-        """What the episode achieved, by the names of ``stages``."""
+        """What the episode achieved, by the names of the ``stages`` that play its task; benchmarks may
+        add names of their own. Rates are over the episodes that have the name."""
         ...
 
     def reflection(self, state: State) -> str:
         """What the template teacher writes on ``state``, whose best options it is told."""
         ...
+
+
+def check_stages(benchmark: Benchmark, stages: Sequence[str]) -> None:
+    """Raise :class:`InputError` for a stage without tasks to train on or to be evaluated on."""
+    for stage in stages:
+        for split in ("train", "validation"):
+            if not any(benchmark.plays(stage, task) for task in benchmark.tasks(split)):
+                raise InputError(
+                    f"the stage '{stage}' of {benchmark.name} has no tasks in the split {split}: "
+                    "add some, or set rlft.curriculum=false."
+                )
 
 
 def load_benchmark(name: str, options: Mapping[str, Any] | None = None) -> Benchmark:

@@ -117,10 +117,11 @@ def measure(
     return rows
 
 
-def summary(rows: Sequence[dict[str, Any]], stages: Sequence[str]) -> dict[str, Any]:
-    """Success rate per stage, mean return and mean length."""
-    figures: dict[str, Any] = {f"success/{s}": fmean(bool(row[s]) for row in rows) for s in stages}
-    return figures | {
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Success rate by outcome over the rows that have it, mean return and mean length."""
+    names = dict.fromkeys(n for row in rows for n in row if n not in ("return", "length"))
+    rates = {f"success/{n}": fmean(bool(row[n]) for row in rows if n in row) for n in names}
+    return rates | {
         "return_mean": fmean(row["return"] for row in rows),
         "length_mean": fmean(row["length"] for row in rows),
     }

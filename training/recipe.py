@@ -41,14 +41,17 @@ class TaskSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """What the two players begin from: ``base`` is a folder, a hub id, or "scratch".
+    """What the two players begin from: ``base`` is a folder, a hub id, "scratch", or "minilm": the
+    encoder with a head as the policy, to which no other key applies. ``reflector`` is "", to train one
+    on ``base``, or "bundled", the one that comes along.
 
-    The keys after it are those of a model from scratch (random weights, a tokenizer learnt from the
+    The keys after these are those of a model from scratch (random weights, a tokenizer learnt from the
     run's own states); ``policy_width`` and ``policy_layers`` are the policy's, 0 as the reflector's.
     ``lora_rank`` 0 trains all weights. ``quantization`` is "", "8bit" or "4bit".
     """
 
     base: str = "scratch"
+    reflector: str = ""
     arch: str = "llama"
     width: int = 64
     layers: int = 2

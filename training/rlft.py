@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from repoagent.episode import Trajectory, play_batch
 from repoagent.players import Reflector
 from training.advantages import advantages, generalized, raised, returns_to_go
-from training.benchmark import Benchmark
+from training.benchmark import Benchmark, check_stages
 from training.checkpoint import load_state, replace_folder, save_state, settle
 from training.curriculum import Curriculum
 from training.files import write_json
@@ -81,6 +81,7 @@ class Trainer:
         out.mkdir(parents=True, exist_ok=True)
         self.reflector = KnownReflections(reflector, out / "reflections.jsonl" if self.main else None)
         stages = benchmark.stages if settings.curriculum else benchmark.stages[-1:]
+        check_stages(benchmark, stages)
         self.curriculum = Curriculum(stages, settings.advance_at, settings.advance_after)
         self.buffer = ReplayBuffer(settings.replay_capacity if settings.replay else 0)
         self.weights = policy.parameters()
@@ -236,19 +237,20 @@ class Trainer:
     def _plan(self) -> list[int]:
         """The task (its place in ``tasks``) of every group of episodes of this update.
 
-        All tasks in turn, in a new order each time; a share ``focus`` is replaced by tasks whose
-        latest episode failed.
+        All tasks of the stage in turn, in a new order each time; a share ``focus`` is replaced by tasks
+        whose latest episode failed.
         """
-        settings = self.settings
+        settings, stage = self.settings, self.curriculum.stage
+        places = [i for i, task in enumerate(self.tasks) if self.benchmark.plays(stage, task)]
         count = -(-settings.batch * settings.accumulation * self.ranks // settings.group)
         rng = random.Random(f"{self.seed}/focus/{self.update}")
         plan = []
         for number in range(self.update * count, (self.update + 1) * count):
-            turn, place = divmod(number, len(self.tasks))
-            order = list(range(len(self.tasks)))
+            turn, place = divmod(number, len(places))
+            order = list(places)
             random.Random(f"{self.seed}/tasks/{turn}").shuffle(order)
             plan.append(order[place])
-        hard = sorted(self.failed)
+        hard = sorted(self.failed.intersection(places))
         return [rng.choice(hard) if hard and rng.random() < settings.focus else task for task in plan]
 
     def _replay(self, asked: Asked, scale: float, returns: Sequence[Sequence[float]]) -> list[Decision]:
@@ -405,7 +407,7 @@ class Trainer:
         """
         tasks = self.benchmark.tasks("validation")[self.accelerator.process_index :: self.ranks]
         rows = self._gather(measure(self.benchmark, tasks, asked, self.reflector))
-        figures = summary(rows, self.benchmark.stages)
+        figures = summary(rows)
         stage = self.curriculum.stage
         score = (self.curriculum.index, figures[f"success/{stage}"], figures["return_mean"])
         if score > self.best:

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,11 +28,11 @@ from repoagent.transformer import TransformerPolicy, TransformerReflector
 from training.files import write_json, write_text
 from training.sft_settings import SFTSettings
 from training.states import State
+from training.supervision import choice_loss, order, policy_states
 
 Report = Callable[[int, int, float], None]
 """Called after every update with its number, the number of all updates, and the loss."""
 
-NOISE_COPIES = 8
 WEIGHTS = "model.safetensors"
 WHOLE = "whole"
 """Written last into a checkpoint: one without it was cut off while it was saved."""
@@ -49,16 +49,9 @@ def train_policy(
 ) -> Path:
     """Teach a policy on ``base`` the best options; the folder of the trained one, ``out / "model"``.
 
-    L_P = -mean over states of log sum_{a in best} pi(a | s, R, options): any best option is right,
-    and how they share the probability is left open. With ``label_smoothing`` e it is (1 - e) times
-    that plus e times the mean of -log pi over all options. ``reflect=False`` trains with empty
-    reflections.
+    The loss is :func:`choice_loss`. ``reflect=False`` trains with empty reflections.
     """
-    if not all(state.best for state in states):
-        raise InputError("a state to train the policy on has no best option: leave such states out.")
-
-    if reflect and settings.reflection_noise:
-        states = _with_noise(states, settings.reflection_noise, settings.seed)
+    states = policy_states(states, settings.reflection_noise if reflect else 0.0, settings.seed)
 
     def load(**options: Any) -> TransformerPolicy:
         return TransformerPolicy.new(base, head=settings.head, **options)
@@ -67,12 +60,7 @@ def train_policy(
         rows = policy.log_probabilities(
             [s.observation for s in batch], [s.reflection if reflect else "" for s in batch]
         )
-        smooth = settings.label_smoothing
-        right = [
-            (1 - smooth) * row[list(s.best)].logsumexp(0) + smooth * row.mean()
-            for row, s in zip(rows, batch, strict=True)
-        ]
-        return -torch.stack(right).mean()
+        return choice_loss(rows, batch, settings.label_smoothing)
 
     return _train(states, load, loss, settings, out, report)
 
@@ -102,20 +90,6 @@ def train_reflector(
     return _train(states, load, loss, settings, out, report)
 
 
-def _with_noise(states: Sequence[State], share: float, seed: int) -> list[State]:
-    """Several copies of ``states`` in which a ``share`` of the reflections is another state's.
-
-    Drawn beforehand, so that neither batches nor an interruption change what is seen.
-    """
-    rng = random.Random(f"{seed}/noise")
-    texts = [state.reflection for state in states]
-    return [
-        replace(state, reflection=rng.choice(texts)) if rng.random() < share else state
-        for _ in range(NOISE_COPIES)
-        for state in states
-    ]
-
-
 class _Loss(nn.Module):
     """A player as Trainer wants it: a module of all its weights whose ``forward`` gives the loss."""
 
@@ -130,18 +104,10 @@ class _Loss(nn.Module):
 
 
 class _Order(Dataset[int]):
-    """The state of every place in the run: one permutation of all states after another.
-
-    As long as the run, so that every update has equally many states and no epoch ends within one;
-    the mean over equal parts, accumulated or on several devices, is then the mean over the whole.
-    """
+    """The state of every place in the run, see :func:`training.supervision.order`."""
 
     def __init__(self, states: int, length: int, seed: int) -> None:
-        rng = random.Random(seed)
-        self._order: list[int] = []
-        while len(self._order) < length:
-            self._order += rng.sample(range(states), states)
-        del self._order[length:]
+        self._order = order(states, length, seed)
 
     def __len__(self) -> int:
         return len(self._order)

@@ -20,16 +20,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repoagent.environment import Observation
 from repoagent.errors import InputError
-from repoagent.players import NoReflector, Reflector
+from repoagent.players import Reflector
+from training import players
 from training import recipe as recipes
 from training.benchmark import Benchmark, load_benchmark
 from training.files import write_json
 from training.recipe import Recipe
 from training.states import State, optimal, perturbed, read_states, write_states
+
+if TYPE_CHECKING:
+    from training.known import TrainablePolicy
 
 DATA = ("run", "benchmark", "tasks")
 TAUGHT = (*DATA, "teacher")
@@ -69,6 +73,7 @@ class Run:
         self.out, self.recipe, self.report = out, recipe, report
         self.rlft_folder = out / (f"rlft-{name}" if name else "rlft")
         self.name = name
+        players.check_players(recipe)
         options = {k: v for k, v in recipe["benchmark"].items() if k != "name"}
         self.benchmark: Benchmark = load_benchmark(recipe["benchmark"]["name"], options)
         if recipe["run"]["threads"]:
@@ -195,9 +200,10 @@ class Run:
         self.report(f"{len(read_states(path))} states after a mistake in {path}")
 
     def reflector(self) -> None:
-        """SFT of the reflector on the teacher's reflections; nothing where it is not enabled."""
-        if not self.recipe["reflector"]["enabled"]:
-            self.report("no reflector in this recipe")
+        """SFT of the reflector on the teacher's reflections; nothing where none is trained."""
+        if not players.trains_reflector(self.recipe):
+            enabled = self.recipe["reflector"]["enabled"]
+            self.report("the bundled reflector is trained" if enabled else "no reflector in this recipe")
             return
         from training.sft import train_reflector
 
@@ -207,13 +213,9 @@ class Run:
 
     def policy(self) -> None:
         """SFT of the policy; where it is not enabled the policy stays as it begins."""
-        from training.sft import train_policy
-
         if self.recipe["policy"]["enabled"]:
-            settings = recipes.sft_settings(self.recipe, "policy")
-            reflect = self.recipe["reflector"]["enabled"]
-            folder = train_policy(
-                self._states(), self.base("policy"), settings, self.out / "policy", reflect=reflect
+            folder = players.teach_policy(
+                self.recipe, self._states(), self.base("policy"), self.out / "policy"
             )
             self.report(f"policy in {folder}")
         else:
@@ -231,21 +233,20 @@ class Run:
 
     def table(self) -> None:
         """The policy after SFT and the best one of RLFT, greedy, on the test tasks."""
-        from repoagent.transformer import TransformerPolicy
         from training.known import Asked, KnownReflections, measure, summary
 
         path = self.rlft_folder / RESULTS
         if not path.exists():
             known = KnownReflections(self.load_reflector(), self.rlft_folder / "reflections.jsonl")
-            tasks, stages = self.benchmark.tasks("test"), self.benchmark.stages
+            tasks = self.benchmark.tasks("test")
             policies = {
                 "begin": self.load_policy(),
-                "best": TransformerPolicy.from_folder(self.rlft_folder / "best", **self._loading()),
+                "best": players.load_policy(self.recipe, self.rlft_folder / "best"),
             }
             found = {}
             for label, policy in policies.items():
                 rows = measure(self.benchmark, tasks, Asked(policy, None, 64), known)
-                found[label] = {**summary(rows, stages), "rows": rows}
+                found[label] = {**summary(rows), "rows": rows}
             write_json(path, found)
         for label, figures in json.loads(path.read_text(encoding="utf-8")).items():
             rates = ", ".join(f"{k} {v:.3f}" for k, v in figures.items() if k != "rows")
@@ -254,7 +255,7 @@ class Run:
     # -- players -----------------------------------------------------------------------------
 
     def base(self, role: str) -> Path | str:
-        """What a player ("reflector" or "policy") begins from; a model from scratch is made once."""
+        """What a player ("reflector" or "policy") begins from; a language model from scratch is made once."""
         model = self.recipe["model"]
         if model["base"] != "scratch":
             return str(model["base"])
@@ -280,36 +281,15 @@ class Run:
             if stage == role or (stage == "rlft" and role == "policy"):
                 self.base(role)
 
-    def load_policy(self) -> Any:
+    def load_policy(self) -> TrainablePolicy:
         """The policy that RLFT begins with, trainable."""
-        from repoagent.transformer import TransformerPolicy
-
-        model = self.recipe["model"]
-        options = self._loading() | {"trainable": True}
         if self.recipe["policy"]["enabled"]:
-            return TransformerPolicy.from_folder(self.out / "policy" / "model", **options)
-        return TransformerPolicy.new(
-            self.base("policy"), head=model["head"], lora_rank=model["lora_rank"], **options
-        )
+            return players.load_policy(self.recipe, self.out / "policy" / "model", trainable=True)
+        return players.new_policy(self.recipe, self.base("policy"))
 
     def load_reflector(self) -> Reflector:
         """The frozen reflector, or none."""
-        if not self.recipe["reflector"]["enabled"]:
-            return NoReflector()
-        from repoagent.transformer import TransformerReflector
-
-        length = self.recipe["reflector"]["max_new_tokens"]
-        return TransformerReflector.from_folder(
-            self.out / "reflector" / "model", max_new_tokens=length, **self._loading()
-        )
-
-    def _loading(self) -> dict[str, Any]:
-        model = self.recipe["model"]
-        return {
-            "device": model["device"] or None,
-            "load_in_8bit": model["quantization"] == "8bit",
-            "load_in_4bit": model["quantization"] == "4bit",
-        }
+        return players.load_reflector(self.recipe, self.out / "reflector" / "model")
 
     # -- data --------------------------------------------------------------------------------
 
@@ -324,10 +304,13 @@ class Run:
             yield from ((task, rng) for task in order)
 
     def _taught(self, path: Path, states: list[State]) -> None:
-        from training.teacher import make_teacher
+        from training.teacher import ReflectorTeacher, Teacher, make_teacher
 
         settings = recipes.teacher_settings(self.recipe)
-        teacher = make_teacher(settings, self.benchmark, self.out / "teacher.jsonl")
+        if settings.kind == "reflector":
+            teacher: Teacher = ReflectorTeacher(self.load_reflector())
+        else:
+            teacher = make_teacher(settings, self.benchmark, self.out / "teacher.jsonl")
         texts = teacher.reflect(states)
         write_states(path, [replace(s, reflection=t) for s, t in zip(states, texts, strict=True)])
 

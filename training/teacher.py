@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from repoagent.chat import BUDGET, Message, api_key, count, failure, without_thoughts
 from repoagent.errors import InputError, ModelError, RepoagentError
+from repoagent.players import Reflector
 from repoagent.prompt import CUT, reflection_prompt
 from training.benchmark import Benchmark
 from training.states import State
@@ -49,6 +50,9 @@ LONGEST_BACKOFF = 60.0
 LONGEST_WAIT = 600.0
 """Seconds; a server that asks for a longer pause is not waited for."""
 
+TOGETHER = 64
+"""States that a reflector reads at once."""
+
 GONE = 20
 """After so many prompts lost in a row it is the server that fails, not the prompts: the rest is not tried."""
 
@@ -68,14 +72,15 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TeacherSettings:
-    """Which teacher; all but ``kind`` is for "openai", any OpenAI-compatible endpoint.
+    """Which teacher; all but ``kind`` is for "openai", any OpenAI-compatible endpoint. "reflector" is the
+    recipe's own frozen one, whose words the policy will read when it plays.
 
     ``concurrency`` requests run at a time, each asked up to 1 + ``retries`` times and given ``timeout``
     seconds. ``price_in`` and ``price_out`` are money per million tokens of prompt and answer, 0 where
     they are not known.
     """
 
-    kind: Literal["template", "openai"] = "template"
+    kind: Literal["template", "openai", "reflector"] = "template"
     base_url: str = ""
     model: str = ""
     concurrency: int = 8
@@ -87,8 +92,8 @@ class TeacherSettings:
     price_out: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("template", "openai"):
-            raise InputError(f"teacher.kind is '{self.kind}': use template or openai.")
+        if self.kind not in ("template", "openai", "reflector"):
+            raise InputError(f"teacher.kind is '{self.kind}': use template, openai or reflector.")
         if self.kind == "openai" and not (re.match(r"https?://[^/\s]", self.base_url) and self.model):
             raise InputError("the teacher 'openai' needs teacher.base_url (http://... or https://...) "
                              "and teacher.model.")  # fmt: skip
@@ -104,6 +109,22 @@ def make_teacher(settings: TeacherSettings, benchmark: Benchmark, cache_path: Pa
     if settings.kind == "template":
         return TemplateTeacher(benchmark)
     return ChatTeacher(settings, cache_path)
+
+
+class ReflectorTeacher:
+    """What ``reflector`` writes, which is told neither the best option nor the mistake."""
+
+    def __init__(self, reflector: Reflector) -> None:
+        self.reflector, self.name = reflector, reflector.name
+
+    def reflect(self, states: Sequence[State], report: Report | None = None) -> list[str]:
+        texts: list[str] = []
+        for start in range(0, len(states), TOGETHER):
+            seen = [state.observation for state in states[start : start + TOGETHER]]
+            texts += map(one_line, self.reflector.reflect(seen))
+            if report:
+                report(len(texts), len(states))
+        return texts
 
 
 class TemplateTeacher:

@@ -1,8 +1,8 @@
 """AutoExplore in the paper's form, as a benchmark that the regimen can be trained on.
 
-Its curriculum has two stages: *open* ends with the right file opened, *identify* is the task itself.
-Trees and tasks are the corpus's (see training/data/README.md) or, without ``trees``, generated ones.
-Splits are by repository.
+Its curriculum is the paper's: *depth-1* trains on questions whose file lies in the root, where the
+episode begins, *all* on every question. Trees and tasks are the corpus's (see training/data/README.md)
+or, without ``trees``, generated ones. Splits are by repository.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from benchmarks.autoexplore.evaluate import Question, find_trees, read_tasks
 from benchmarks.speed import WORDS
 from repoagent.environment import Observation, StepResult
 from repoagent.episode import Trajectory
+from repoagent.errors import InputError
 from repoagent.explore import PLAIN, ExploreConfig, RepoEnvironment, Task
 from repoagent.repo import Repo
 from training.tasks import TASKS
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from training.benchmark import Split
     from training.states import State
 
-STAGES = ("open", "identify")
+ALL = "all"
+STAGES = ("depth-1", ALL)
 FOLDERS = {
     "": 8, "algorithms": 73, "algorithms/tests": 48, "classes": 40, "classes/tests": 36,
     "generators": 30, "readwrite": 25, "readwrite/tests": 16, "utils": 12,
@@ -42,14 +44,11 @@ PER_TREE = 40
 
 
 class ExploreEnvironment:
-    """One stage over whichever repository a task is about.
+    """The plain form over whichever repository a task is about; rewards are those of
+    :class:`RepoEnvironment`. ``layouts`` as of :class:`AutoExplore`."""
 
-    The rewards are those of :class:`RepoEnvironment`; in the stage "open" opening a right file ends
-    the episode with 1.
-    """
-
-    def __init__(self, stage: str, repos: Mapping[str, Repo], config: ExploreConfig) -> None:
-        self.stage, self.repos, self.config = stage, repos, config
+    def __init__(self, repos: Mapping[str, Repo], config: ExploreConfig, layouts: int = 0) -> None:
+        self.repos, self.config, self.layouts = repos, config, layouts
         self.inner: RepoEnvironment | None = None
         self.over = True
 
@@ -57,29 +56,34 @@ class ExploreEnvironment:
         repo = self.repos[task.repo]
         if self.inner is None or self.inner.repo is not repo:
             self.inner = RepoEnvironment(repo, self.config)
-        self.over = False
+        self.over, self.depth = False, depth(task)
         # Without a seed every reset shows the same: states are found again, evaluations are repeatable.
-        return self.inner.reset(task.task, seed or 0)
+        seed = seed or 0
+        return self.inner.reset(task.task, seed % self.layouts if self.layouts else seed)
 
     def step(self, index: int) -> StepResult:
         if self.over or self.inner is None:
             raise RuntimeError("the episode has ended; call reset")
         found = self.inner.step(index)
-        opened = not set(self.inner.opened).isdisjoint(self.inner.task.gold)
-        if opened and self.stage == "open":
-            final = replace(found.observation, options=())
-            found = replace(found, observation=final, reward=1.0, terminated=True, truncated=False)
         self.over = found.done
-        outcomes = {"open": opened or found.info["success"], "identify": found.info["success"]}
-        return replace(found, info=outcomes)
+        won = found.info["success"]
+        return replace(found, info={ALL: won, f"depth-{self.depth}": won})
 
     def oracle(self) -> list[int]:
         return [] if self.over or self.inner is None else self.inner.oracle()
 
 
 class AutoExplore:
-    """The benchmark. ``trees``: a folder with a checkout ``owner__name`` of every repository of
-    ``tasks``, a folder with the task files of each split; by default the corpus's."""
+    """The benchmark.
+
+    ``trees``: a folder with a checkout ``owner__name`` of every repository of ``tasks``, a folder with
+    the task files of each split; by default the corpus's. ``depth``: tasks whose file lies deeper are
+    left out (0: none); a file in the root has depth 1. ``repositories``: train on so many of them, a
+    sample that is always the same (0: all). ``layouts``: of how many draws of what is left out, and of
+    the order of options, an episode of a task has one (0: a new draw for every episode); players are
+    asked once for equal states, so that few layouts make training cheaper. Raises
+    :class:`InputError` for numbers below 0 and for trees that are missing.
+    """
 
     name = "autoexplore"
     stages = STAGES
@@ -90,35 +94,57 @@ class AutoExplore:
         tasks: str = "",
         horizon: int = PLAIN.horizon,
         leave_out: float = PLAIN.leave_out,
+        depth: int = 0,
+        repositories: int = 0,
+        layouts: int = 0,
     ) -> None:
+        for name, value in (("depth", depth), ("repositories", repositories), ("layouts", layouts)):
+            if value < 0:
+                raise InputError(f"benchmark.{name} is {value}: give at least 0, which sets no limit.")
         self.trees = Path(trees) if trees else None
         self.folder = Path(tasks) if tasks else TASKS
         self.config = replace(PLAIN, horizon=horizon, leave_out=leave_out)
+        self.depth, self.repositories, self.layouts = depth, repositories, layouts
         self.repos: dict[str, Repo] = {}
         self._questions: dict[str, list[Question]] = {}
 
     def environment(self, stage: str) -> ExploreEnvironment:
-        return ExploreEnvironment(stage, self.repos, self.config)
+        return ExploreEnvironment(self.repos, self.config, self.layouts)
 
     def tasks(self, split: Split) -> Sequence[Question]:
         if split not in self._questions:
             if self.trees is None:
-                self._questions[split] = [q for seed in TREES[split] for q in generated(seed)[1]]
+                questions = self._chosen([q for seed in TREES[split] for q in generated(seed)[1]], split)
                 found = {f"generated/{seed}": generated(seed)[0] for seed in TREES[split]}
             else:
-                self._questions[split] = read_tasks([self.folder / split])
-                found = find_trees(self._questions[split], self.trees)
+                questions = self._chosen(read_tasks([self.folder / split]), split)
+                found = find_trees(questions, self.trees)
             self.repos |= {name: Repo.open(tree) for name, tree in found.items()}
+            self._questions[split] = questions
         return self._questions[split]
 
+    def _chosen(self, questions: list[Question], split: Split) -> list[Question]:
+        if split == "train" and self.repositories:
+            names = sorted({q.repo for q in questions})
+            random.Random("autoexplore/repositories").shuffle(names)
+            questions = [q for q in questions if q.repo in names[: self.repositories]]
+        return [q for q in questions if not self.depth or depth(q) <= self.depth]
+
+    def plays(self, stage: str, task: Question) -> bool:
+        return stage == ALL or depth(task) == 1
+
     def outcomes(self, trajectory: Trajectory) -> Mapping[str, bool]:
-        """*open*: a right file was opened (or identified unread); *identify*: and identified."""
-        return {
-            stage: any(step.result.info.get(stage, False) for step in trajectory.steps) for stage in STAGES
-        }
+        """Whether a right file was identified, by the names "all" and "depth-1", "depth-2" ..., of which
+        an episode has the one that its task is of."""
+        return trajectory.steps[-1].result.info
 
     def reflection(self, state: State) -> str:
         return reflection(state)
+
+
+def depth(question: Question) -> int:
+    """How deep the right file lies: 1 in the root, where the episode begins, 2 a folder below it."""
+    return question.task.gold[0].count("/") + 1
 
 
 def reflection(state: State) -> str:
@@ -155,7 +181,8 @@ def generated(seed: int) -> tuple[Path, list[Question]]:
 
 
 def grow(root: Path, seed: int) -> list[Task]:
-    """Write a tree to ``root``; returns ``PER_TREE`` tasks, each about a function of one file."""
+    """Write a tree to ``root``; returns ``PER_TREE`` tasks, each about a function of one file: every file
+    of the root, and a sample of the others."""
     rng = random.Random(f"autoexplore/{seed}")
     pairs = [(a, b) for a in WORDS for b in WORDS if a != b]
     subjects = iter(rng.sample(pairs, sum(FOLDERS.values())))
@@ -173,4 +200,6 @@ def grow(root: Path, seed: int) -> list[Task]:
             path = f"{folder}/{name}".lstrip("/")
             (root / path).write_text("\n".join(lines), encoding="utf-8")
             tasks.append(Task(f"Where is the {b} of a {a} handled?", (path,), None, path))
-    return rng.sample(tasks, PER_TREE)
+    near = [task for task in tasks if "/" not in task.gold[0]]
+    far = [task for task in tasks if task not in near]
+    return rng.sample([*near, *rng.sample(far, PER_TREE - len(near))], PER_TREE)

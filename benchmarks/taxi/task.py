@@ -185,6 +185,9 @@ class DangerousTaxi:
         first = {"train": 0, "validation": SIZES["train"], "test": SIZES["train"] + SIZES["validation"]}
         return starts[first[split] : first[split] + SIZES[split]]
 
+    def plays(self, stage: str, task: Start) -> bool:
+        return True
+
     def outcomes(self, trajectory: Trajectory) -> Mapping[str, bool]:
         """*pickup*: the passenger was legally picked up; *dropoff*: and set down at the destination."""
         return {
