@@ -12,7 +12,6 @@ try:
     import json
     import os
     import signal
-    import time
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -117,52 +116,20 @@ def ask(
     from rich.console import Console
 
     from repoagent import show
-    from repoagent.answer import answers
-    from repoagent.episode import Finished, Trajectory, play
-    from repoagent.explore import ExploreConfig, RepoEnvironment, Task
-    from repoagent.models import load_players
-    from repoagent.repo import Repo
+    from repoagent.assistant import Assistant
 
-    started = time.perf_counter()
-    # Bytes that are no UTF-8 arrive as lone surrogates, which tokenizers refuse.
-    question = question.encode("utf-8", "replace").decode("utf-8")
-    if not question.strip():
-        raise InputError('the question is empty; ask something, such as "where is the version set?".')
-    repository = Repo.open(repo)
-    trajectory = Trajectory()
+    assistant = Assistant(policy, reflector)
     with show.Trail(Console(stderr=True, quiet=quiet, highlight=False)) as trail:
-        trail.wait("loading the model")
-        players = load_players(policy, "none" if no_reflect else reflector)
-        trail.wait("reading the repository")
-        environment = RepoEnvironment(repository, ExploreConfig(horizon=steps))
-        for event in play(environment, Task(question), *players):
-            trail.show(event)
-            if isinstance(event, Finished):
-                trajectory = event.trajectory
-    files_read = len(repository.files_read)  # before the snippets of the answers are read
-    confidence = getattr(players[0], "confidence", None)
-    found = answers(environment, trajectory, top, confidence)
+        found = assistant.ask(question, repo, top=top, steps=steps, reflect=not no_reflect, watch=trail.show)
     if as_json:
-        data = show.as_json(
-            question=question,
-            repo=repo,
-            found=found,
-            trajectory=trajectory,
-            policy=players[0].name,
-            reflector=players[1].name,
-            files_read=files_read,
-            seconds=time.perf_counter() - started,
-        )
-        print(json.dumps(data, indent=1))
-    elif found:
-        reason = show.why(question, found[0], trajectory)
-        show.write_answers(sys.stdout, found, reason, show.highlighter(sys.stdout))
+        print(json.dumps(show.as_json(found), indent=1))
+    elif found.answers:
+        show.write_answers(sys.stdout, found.answers, show.why(found), show.highlighter(sys.stdout))
     sys.stdout.flush()
-    threshold = confidence.threshold if confidence else 0.0
-    if environment.identified is not None and found[0].score >= threshold:
+    if found.confident:
         return
     if not quiet:
-        note = "the best guesses are above" if found else "there is nothing to open"
+        note = "the best guesses are above" if found.answers else "there is nothing to open"
         print(f"repoagent: no confident answer; {note}.", file=sys.stderr)
     raise typer.Exit(1)
 

@@ -10,13 +10,15 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from repoagent.answer import Answer, trail
-from repoagent.episode import Decided, Event, Observed, Reflected, ReflectionToken, Trajectory
+from repoagent.answer import Answer
+from repoagent.assistant import Found, Waiting
+from repoagent.episode import Decided, Event, Observed, Reflected, ReflectionToken
 from repoagent.repo import display
 from repoagent.terms import STOPWORDS, root
 
@@ -41,9 +43,8 @@ class Trail:
         self._observation: Observation | None = None
         self._waiting: AbstractContextManager[Any] | None = None
 
-    def wait(self, message: str) -> None:
-        """Say what takes so long before the first step, until the next event."""
-        self._stop_waiting()
+    def _wait(self, message: str) -> None:
+        """Say what takes so long, until the next event."""
         if self.console.is_terminal and not self.console.quiet:
             self._waiting = self.console.status(Text(message))
             self._waiting.__enter__()
@@ -59,10 +60,12 @@ class Trail:
     def __exit__(self, *error: object) -> None:
         self._stop_waiting()
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Event | Waiting) -> None:
         """Write ``event``."""
         self._stop_waiting()
         match event:
+            case Waiting(what):
+                self._wait(what)
             case Observed(step, observation):
                 self._observation = observation
                 self._line(f"{step + 1}. in {display(observation.location) or '.'}", "bold")
@@ -95,13 +98,14 @@ def place(answer: Answer) -> str:
     return f"{name}:{answer.start_line}-{answer.end_line}" if answer.start_line else name
 
 
-def why(question: str, answer: Answer, trajectory: Trajectory) -> str:
+def why(found: Found) -> str:
     """One sentence composed of what was seen and done; the reflections are in the trail."""
+    answer = found.answers[0]
     text = answer.snippet.lower()
-    words = dict.fromkeys(w for w in re.findall(r"[^\W_]{3,}", question.lower()) if w not in STOPWORDS)
+    words = dict.fromkeys(w for w in re.findall(r"[^\W_]{3,}", found.question.lower()) if w not in STOPWORDS)
     seen = [w for w in words if root(w) in text]
     mention = f"its lines mention {', '.join(seen)}" if seen else "its lines share no word with the question"
-    count = len(trajectory.steps)
+    count = len(found.steps)
     steps = f"{count} step{'s' if count != 1 else ''}"
     return one_line(f"The policy is {answer.score:.0%} sure after {steps}; {mention}.")
 
@@ -142,33 +146,14 @@ def highlighter(out: TextIO) -> Callable[[Answer], None] | None:
     return show
 
 
-def as_json(
-    *,
-    question: str,
-    repo: str,
-    found: Sequence[Answer],
-    trajectory: Trajectory,
-    policy: str,
-    reflector: str,
-    files_read: int,
-    seconds: float,
-) -> dict[str, Any]:
+def as_json(found: Found) -> dict[str, Any]:
     """The object of ``ask --json``."""
     return {
-        "question": question,
-        "repo": repo,
-        "answers": [
-            {
-                "path": a.path,
-                "start_line": a.start_line,
-                "end_line": a.end_line,
-                "score": a.score,
-                "snippet": a.snippet,
-            }
-            for a in found
-        ],
-        "steps": trail(trajectory),
-        "model": {"policy": policy, "reflector": reflector},
-        "files_read": files_read,
-        "seconds": round(seconds, 3),
+        "question": found.question,
+        "repo": found.repo,
+        "answers": [asdict(answer) for answer in found.answers],
+        "steps": [asdict(move) for move in found.steps],
+        "model": {"policy": found.policy, "reflector": found.reflector},
+        "files_read": found.files_read,
+        "seconds": round(found.seconds, 3),
     }

@@ -1,0 +1,161 @@
+"""ask() and Assistant: the tool as a library, on which the command line and the MCP server stand.
+
+from repoagent import ask
+
+found = ask("where is the port configured?", "path/to/repo")
+print(found.answers[0].path, found.answers[0].start_line, found.confident)
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from repoagent.answer import Answer, Move, answers, trail
+from repoagent.episode import Event, Finished, Trajectory, play
+from repoagent.errors import InputError
+from repoagent.explore import ExploreConfig, RepoEnvironment, Task
+from repoagent.models import importing, load_policy, load_reflector
+from repoagent.players import Policy, Reflector
+from repoagent.repo import Repo
+
+RepoPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What takes a while before the first step of an episode."""
+
+    what: str
+
+
+Watch = Callable[[Event | Waiting], object]
+"""Told what happens as it happens, in the thread that asks; what it raises breaks the question off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What came of ``question`` in ``repo`` (as it was named).
+
+    ``answers``, best first; ``steps``, the way there; ``confident`` whether the first answer can be relied
+    on; ``policy`` and ``reflector``, the names of the models; ``files_read`` on the way; ``seconds`` by the
+    clock, loading the models included where that was due.
+    """
+
+    question: str
+    repo: str
+    answers: tuple[Answer, ...]
+    steps: tuple[Move, ...]
+    confident: bool
+    policy: str
+    reflector: str
+    files_read: int
+    seconds: float
+
+
+class Assistant:
+    """Answers questions with the models that ``policy`` and ``reflector`` name (see ``repoagent.models``).
+
+    They are loaded at the first question and kept. Any number of threads may ask; one question is answered
+    at a time.
+    """
+
+    def __init__(self, policy: str = "bundled", reflector: str = "bundled") -> None:
+        self._names = policy, reflector
+        self._policy: Policy | None = None
+        self._reflectors: dict[str, Reflector] = {}
+        self._lock = threading.RLock()
+
+    def load(self, reflect: bool = True) -> tuple[Policy, Reflector]:
+        """The models, loaded where they are not yet; ``ModelError`` says what is missing or broken."""
+        policy, reflector = self._names[0], self._names[1] if reflect else "none"
+        with self._lock, importing():
+            if self._policy is None:
+                self._policy = load_policy(policy)
+            if reflector not in self._reflectors:
+                self._reflectors[reflector] = load_reflector(reflector)
+            return self._policy, self._reflectors[reflector]
+
+    def ask(
+        self,
+        question: str,
+        repo: RepoPath = ".",
+        *,
+        top: int = 5,
+        steps: int = 8,
+        reflect: bool = True,
+        watch: Watch | None = None,
+    ) -> Found:
+        """Answer ``question`` about ``repo``, a directory, a ``.zip`` or a ``.tar.gz``.
+
+        At most ``top`` answers, after at most ``steps`` actions. Raises ``InputError`` for an empty question
+        or a repository that cannot be read, ``ModelError`` for a model that is missing or broken.
+        """
+        started = time.perf_counter()
+        watch = watch or (lambda event: None)
+        question = _checked(question, top, steps)
+        repository = Repo.open(repo)
+        with self._lock:
+            watch(Waiting("loading the model"))
+            policy, reflector = self.load(reflect)
+            watch(Waiting("reading the repository"))
+            environment = RepoEnvironment(repository, ExploreConfig(horizon=steps))
+            trajectory = Trajectory()
+            for event in play(environment, Task(question), policy, reflector):
+                watch(event)
+                if isinstance(event, Finished):
+                    trajectory = event.trajectory
+            files_read = len(repository.files_read)  # before the snippets of the answers are read
+            confidence = getattr(policy, "confidence", None)
+            found = answers(environment, trajectory, top, confidence)
+        threshold = confidence.threshold if confidence else 0.0
+        return Found(
+            question=question,
+            repo=os.fspath(repo),
+            answers=tuple(found),
+            steps=tuple(trail(trajectory)),
+            confident=environment.identified is not None and found[0].score >= threshold,
+            policy=policy.name,
+            reflector=reflector.name,
+            files_read=files_read,
+            seconds=time.perf_counter() - started,
+        )
+
+
+_kept: dict[tuple[str, str], Assistant] = {}
+
+
+def ask(
+    question: str,
+    repo: RepoPath = ".",
+    *,
+    top: int = 5,
+    steps: int = 8,
+    reflect: bool = True,
+    policy: str = "bundled",
+    reflector: str = "bundled",
+    watch: Watch | None = None,
+) -> Found:
+    """Answer ``question`` about ``repo`` (see :meth:`Assistant.ask`).
+
+    The models that ``policy`` and ``reflector`` name stay in memory for later calls; an :class:`Assistant`
+    of your own lets go of them when you do.
+    """
+    names = policy, reflector
+    assistant = _kept.setdefault(names, Assistant(*names))
+    return assistant.ask(question, repo, top=top, steps=steps, reflect=reflect, watch=watch)
+
+
+def _checked(question: str, top: int, steps: int) -> str:
+    """``question`` as text that tokenizers take; ``InputError`` where there is nothing to ask."""
+    # Bytes that are no UTF-8 arrive as lone surrogates, which tokenizers refuse.
+    question = question.encode("utf-8", "replace").decode("utf-8")
+    if not question.strip():
+        raise InputError('the question is empty; ask something, such as "where is the version set?".')
+    for name, value in (("top", top), ("steps", steps)):
+        if value < 1:
+            raise InputError(f"{name} is {value}; it must be at least 1.")
+    return question
