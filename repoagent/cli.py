@@ -154,6 +154,32 @@ def explore(
     raise typer.Exit(run(repo, policy, "none" if no_reflect else reflector, steps))
 
 
+@app.command("mcp")
+def serve_mcp(
+    roots: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--root",
+            metavar="DIR",
+            help="What may be read; may be repeated. [default: the client's roots, else here]",
+        ),
+    ] = None,
+    no_reflect: NoReflectOption = False,
+    policy: PolicyOption = "bundled",
+    reflector: ReflectorOption = "bundled",
+) -> None:
+    """Serve `find` and `explore` to other programs, over the Model Context Protocol on stdin and stdout."""
+    try:
+        from repoagent.mcp_server import serve
+    except ImportError as error:
+        raise InputError(
+            f"serving needs the package mcp ({error}); run: pip install 'repoagent[mcp]'."
+        ) from error
+    from repoagent.assistant import Assistant
+
+    serve(roots or [], Assistant(policy, reflector), not no_reflect)
+
+
 # -- eval and bench ----------------------------------------------------------------------------
 
 
