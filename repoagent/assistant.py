@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from repoagent.answer import Answer, Move, answers, trail
@@ -32,7 +32,15 @@ class Waiting:
     what: str
 
 
-Watch = Callable[[Event | Waiting], object]
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """The repository that is asked next, where there are several."""
+
+    repo: str
+
+
+Happening = Event | Waiting | Entered
+Watch = Callable[[Happening], object]
 """Told what happens as it happens, in the thread that asks; what it raises breaks the question off."""
 
 
@@ -94,10 +102,47 @@ class Assistant:
         At most ``top`` answers, after at most ``steps`` actions. Raises ``InputError`` for an empty question
         or a repository that cannot be read, ``ModelError`` for a model that is missing or broken.
         """
+        return self.ask_each(question, [repo], top=top, steps=steps, reflect=reflect, watch=watch)[0]
+
+    def ask_each(
+        self,
+        question: str,
+        repos: Sequence[RepoPath],
+        *,
+        top: int = 5,
+        steps: int = 8,
+        reflect: bool = True,
+        watch: Watch | None = None,
+    ) -> list[Found]:
+        """Ask each of ``repos`` as :meth:`ask` does; none is asked unless all can be opened.
+
+        :func:`merged` makes one list of their answers.
+        """
         started = time.perf_counter()
-        watch = watch or (lambda event: None)
         question = _checked(question, top, steps)
-        repository = Repo.open(repo)
+        opened = [(os.fspath(repo), Repo.open(repo)) for repo in repos]
+        several = len(opened) > 1
+        found = []
+        while opened:  # a repository that was asked is let go, with the files that it keeps in memory
+            name, repository = opened.pop(0)
+            if several and watch:
+                watch(Entered(name))
+            found.append(self._ask(question, name, repository, top, steps, reflect, watch, started))
+            started = time.perf_counter()
+        return found
+
+    def _ask(
+        self,
+        question: str,
+        name: str,
+        repository: Repo,
+        top: int,
+        steps: int,
+        reflect: bool,
+        watch: Watch | None,
+        started: float,
+    ) -> Found:
+        watch = watch or (lambda event: None)
         with self._lock:
             watch(Waiting("loading the model"))
             policy, reflector = self.load(reflect)
@@ -114,7 +159,7 @@ class Assistant:
         threshold = confidence.threshold if confidence else 0.0
         return Found(
             question=question,
-            repo=os.fspath(repo),
+            repo=name,
             answers=tuple(found),
             steps=tuple(trail(trajectory)),
             confident=environment.identified is not None and found[0].score >= threshold,
@@ -123,6 +168,15 @@ class Assistant:
             files_read=files_read,
             seconds=time.perf_counter() - started,
         )
+
+
+def merged(found: Sequence[Found], top: int) -> list[tuple[Found, Answer]]:
+    """The ``top`` answers of several repositories by score, best first, each with where it comes from.
+
+    Scores are comparable, as each is the probability that the answer is right, but they no longer sum to 1.
+    """
+    pairs = [(one, answer) for one in found for answer in one.answers]
+    return sorted(pairs, key=lambda pair: -pair[1].score)[:top]
 
 
 _kept: dict[tuple[str, str], Assistant] = {}

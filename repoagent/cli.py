@@ -100,7 +100,12 @@ def _options(
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="What you want to find, in your own words.")],
-    repo: Annotated[str, typer.Argument(help="A directory, .zip or .tar.gz.")] = ".",
+    repos: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[REPO]...", help="Directories, .zip or .tar.gz; several are asked in turn. [default: .]"
+        ),
+    ] = None,
     as_json: JsonOption = False,
     top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Answers to print.")] = 5,
     steps: StepsOption = 8,
@@ -109,27 +114,32 @@ def ask(
     reflector: ReflectorOption = "bundled",
     quiet: Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")] = False,
 ) -> None:
-    """Answer QUESTION about REPO with a file and its lines.
+    """Answer QUESTION about each REPO with a file and its lines.
 
     The answer goes to stdout; what the model thinks and does on the way goes to stderr.
     """
     from rich.console import Console
 
     from repoagent import show
-    from repoagent.assistant import Assistant
+    from repoagent.assistant import Assistant, merged
 
     assistant = Assistant(policy, reflector)
+    names = list(dict.fromkeys(repos or ["."]))
     with show.Trail(Console(stderr=True, quiet=quiet, highlight=False)) as trail:
-        found = assistant.ask(question, repo, top=top, steps=steps, reflect=not no_reflect, watch=trail.show)
+        found = assistant.ask_each(
+            question, names, top=top, steps=steps, reflect=not no_reflect, watch=trail.show
+        )
+    best = merged(found, top)
     if as_json:
-        print(json.dumps(show.as_json(found), indent=1))
-    elif found.answers:
-        show.write_answers(sys.stdout, found.answers, show.why(found), show.highlighter(sys.stdout))
+        print(json.dumps(show.as_json(found, top), indent=1))
+    elif best:
+        shown = [show.located(*one) if len(found) > 1 else one[1] for one in best]
+        show.write_answers(sys.stdout, shown, show.why(best[0][0]), show.highlighter(sys.stdout))
     sys.stdout.flush()
-    if found.confident:
+    if best and best[0][0].confident:
         return
     if not quiet:
-        note = "the best guesses are above" if found.answers else "there is nothing to open"
+        note = "the best guesses are above" if best else "there is nothing to open"
         print(f"repoagent: no confident answer; {note}.", file=sys.stderr)
     raise typer.Exit(1)
 

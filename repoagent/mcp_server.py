@@ -26,8 +26,8 @@ from pydantic import Field
 
 from repoagent import __version__, show
 from repoagent.answer import Answer, Move
-from repoagent.assistant import Assistant, Found, Waiting
-from repoagent.episode import Decided, Event, Observed
+from repoagent.assistant import Assistant, Found, Happening, Waiting
+from repoagent.episode import Decided, Observed
 from repoagent.errors import InputError, RepoagentError
 from repoagent.repo import display
 
@@ -137,7 +137,7 @@ class _Reporter:
         self._context, self._count = context, 0
         self._options: Sequence[str] = ()
 
-    def __call__(self, event: Event | Waiting) -> None:
+    def __call__(self, event: Happening) -> None:
         anyio.from_thread.check_cancelled()
         match event:
             case Waiting(what):

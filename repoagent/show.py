@@ -7,18 +7,19 @@ never as markup, and what could drive a terminal is escaped.
 from __future__ import annotations
 
 import math
+import posixpath
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
 from repoagent.answer import Answer
-from repoagent.assistant import Found, Waiting
-from repoagent.episode import Decided, Event, Observed, Reflected, ReflectionToken
+from repoagent.assistant import Entered, Found, Happening, Waiting, merged
+from repoagent.episode import Decided, Observed, Reflected, ReflectionToken
 from repoagent.repo import display
 from repoagent.terms import STOPWORDS, root
 
@@ -60,12 +61,14 @@ class Trail:
     def __exit__(self, *error: object) -> None:
         self._stop_waiting()
 
-    def show(self, event: Event | Waiting) -> None:
+    def show(self, event: Happening) -> None:
         """Write ``event``."""
         self._stop_waiting()
         match event:
             case Waiting(what):
                 self._wait(what)
+            case Entered(repo):
+                self._line(f"{display(repo)}:", "bold")
             case Observed(step, observation):
                 self._observation = observation
                 self._line(f"{step + 1}. in {display(observation.location) or '.'}", "bold")
@@ -96,6 +99,11 @@ def place(answer: Answer) -> str:
     """``path:first-last``; the path alone where the file has no text."""
     name = display(answer.path)
     return f"{name}:{answer.start_line}-{answer.end_line}" if answer.start_line else name
+
+
+def located(found: Found, answer: Answer) -> Answer:
+    """``answer`` with the path as seen from where its repository was named."""
+    return replace(answer, path=posixpath.join(found.repo, answer.path))
 
 
 def why(found: Found) -> str:
@@ -146,14 +154,21 @@ def highlighter(out: TextIO) -> Callable[[Answer], None] | None:
     return show
 
 
-def as_json(found: Found) -> dict[str, Any]:
-    """The object of ``ask --json``."""
+def as_json(found: Sequence[Found], top: int) -> dict[str, Any]:
+    """The object of ``ask --json``; answers and steps of several repositories say which they are of."""
+    first = found[0]
+    several = len(found) > 1
+    steps = [(one, move) for one in found for move in one.steps]
     return {
-        "question": found.question,
-        "repo": found.repo,
-        "answers": [asdict(answer) for answer in found.answers],
-        "steps": [asdict(move) for move in found.steps],
-        "model": {"policy": found.policy, "reflector": found.reflector},
-        "files_read": found.files_read,
-        "seconds": round(found.seconds, 3),
+        "question": first.question,
+        "repo": [one.repo for one in found] if several else first.repo,
+        "answers": [_of(one, several) | asdict(answer) for one, answer in merged(found, top)],
+        "steps": [_of(one, several) | asdict(move) for one, move in steps],
+        "model": {"policy": first.policy, "reflector": first.reflector},
+        "files_read": sum(one.files_read for one in found),
+        "seconds": round(sum(one.seconds for one in found), 3),
     }
+
+
+def _of(found: Found, several: bool) -> dict[str, Any]:
+    return {"repo": found.repo} if several else {}
