@@ -13,7 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from repoagent import context as contexts
 from repoagent.answer import Answer, Move, answers, trail
 from repoagent.episode import Event, Finished, Trajectory, play
 from repoagent.errors import InputError
@@ -23,6 +25,8 @@ from repoagent.players import Policy, Reflector
 from repoagent.repo import Repo
 
 RepoPath = str | os.PathLike[str]
+Context = str | Callable[[], str]
+"""Text that comes with a question, or what gets it, called once the models are loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,15 @@ class Entered:
     repo: str
 
 
-Happening = Event | Waiting | Entered
+@dataclass(frozen=True, slots=True)
+class Widened:
+    """What the context adds: ``names`` to look for, and files that it changes, which are ``left_out``."""
+
+    names: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+Happening = Event | Waiting | Entered | Widened
 Watch = Callable[[Happening], object]
 """Told what happens as it happens, in the thread that asks; what it raises breaks the question off."""
 
@@ -95,14 +107,20 @@ class Assistant:
         top: int = 5,
         steps: int = 8,
         reflect: bool = True,
+        context: Context = "",
         watch: Watch | None = None,
     ) -> Found:
         """Answer ``question`` about ``repo``, a directory, a ``.zip`` or a ``.tar.gz``.
 
-        At most ``top`` answers, after at most ``steps`` actions. Raises ``InputError`` for an empty question
-        or a repository that cannot be read, ``ModelError`` for a model that is missing or broken.
+        At most ``top`` answers, after at most ``steps`` actions. ``context`` is a diff, a traceback or
+        another text that the question is about (see ``repoagent.context``); of a diff the files that it
+        changes are no answers.
+
+        Raises ``InputError`` for an empty question or a repository that cannot be read, ``ModelError`` for a
+        model that is missing or broken.
         """
-        return self.ask_each(question, [repo], top=top, steps=steps, reflect=reflect, watch=watch)[0]
+        options: dict[str, Any] = {"top": top, "steps": steps, "reflect": reflect}
+        return self.ask_each(question, [repo], context=context, watch=watch, **options)[0]
 
     def ask_each(
         self,
@@ -112,6 +130,7 @@ class Assistant:
         top: int = 5,
         steps: int = 8,
         reflect: bool = True,
+        context: Context = "",
         watch: Watch | None = None,
     ) -> list[Found]:
         """Ask each of ``repos`` as :meth:`ask` does; none is asked unless all can be opened.
@@ -119,55 +138,56 @@ class Assistant:
         :func:`merged` makes one list of their answers.
         """
         started = time.perf_counter()
+        watch = watch or (lambda event: None)
         question = _checked(question, top, steps)
         opened = [(os.fspath(repo), Repo.open(repo)) for repo in repos]
         several = len(opened) > 1
+        watch(Waiting("loading the model"))
+        policy, reflector = self.load(reflect)
+        confidence = getattr(policy, "confidence", None)
+        text = context if isinstance(context, str) else context()
         found = []
         while opened:  # a repository that was asked is let go, with the files that it keeps in memory
             name, repository = opened.pop(0)
-            if several and watch:
+            if several:
                 watch(Entered(name))
-            found.append(self._ask(question, name, repository, top, steps, reflect, watch, started))
+            with self._lock:
+                watch(Waiting("reading the repository"))
+                task, config = _widened(question, text, repository, steps, watch)
+                environment = RepoEnvironment(repository, config)
+                trajectory = Trajectory()
+                for event in play(environment, task, policy, reflector):
+                    watch(event)
+                    if isinstance(event, Finished):
+                        trajectory = event.trajectory
+                files_read = len(repository.files_read)  # before the snippets of the answers are read
+                best = answers(environment, trajectory, top, confidence)
+            threshold = confidence.threshold if confidence else 0.0
+            one = Found(
+                question=question,
+                repo=name,
+                answers=tuple(best),
+                steps=tuple(trail(trajectory)),
+                confident=environment.identified is not None and best[0].score >= threshold,
+                policy=policy.name,
+                reflector=reflector.name,
+                files_read=files_read,
+                seconds=time.perf_counter() - started,
+            )
+            found.append(one)
             started = time.perf_counter()
         return found
 
-    def _ask(
-        self,
-        question: str,
-        name: str,
-        repository: Repo,
-        top: int,
-        steps: int,
-        reflect: bool,
-        watch: Watch | None,
-        started: float,
-    ) -> Found:
-        watch = watch or (lambda event: None)
-        with self._lock:
-            watch(Waiting("loading the model"))
-            policy, reflector = self.load(reflect)
-            watch(Waiting("reading the repository"))
-            environment = RepoEnvironment(repository, ExploreConfig(horizon=steps))
-            trajectory = Trajectory()
-            for event in play(environment, Task(question), policy, reflector):
-                watch(event)
-                if isinstance(event, Finished):
-                    trajectory = event.trajectory
-            files_read = len(repository.files_read)  # before the snippets of the answers are read
-            confidence = getattr(policy, "confidence", None)
-            found = answers(environment, trajectory, top, confidence)
-        threshold = confidence.threshold if confidence else 0.0
-        return Found(
-            question=question,
-            repo=name,
-            answers=tuple(found),
-            steps=tuple(trail(trajectory)),
-            confident=environment.identified is not None and found[0].score >= threshold,
-            policy=policy.name,
-            reflector=reflector.name,
-            files_read=files_read,
-            seconds=time.perf_counter() - started,
-        )
+
+def _widened(question: str, text: str, repo: Repo, steps: int, watch: Watch) -> tuple[Task, ExploreConfig]:
+    """What is played on ``repo`` for ``question`` with the context ``text``."""
+    if not text.strip():
+        return Task(question), ExploreConfig(horizon=steps)
+    names, left_out = contexts.names(text, repo), contexts.changed_files(text, repo)
+    watch(Widened(tuple(names), left_out))
+    quoted = [f"`{name}`" for name in names]
+    task = Task(" ".join([question, *quoted[:1]]), search=" ".join(quoted[1:]))
+    return task, ExploreConfig(horizon=steps, exclude=left_out)
 
 
 def merged(found: Sequence[Found], top: int) -> list[tuple[Found, Answer]]:
@@ -191,6 +211,7 @@ def ask(
     reflect: bool = True,
     policy: str = "bundled",
     reflector: str = "bundled",
+    context: Context = "",
     watch: Watch | None = None,
 ) -> Found:
     """Answer ``question`` about ``repo`` (see :meth:`Assistant.ask`).
@@ -200,7 +221,7 @@ def ask(
     """
     names = policy, reflector
     assistant = _kept.setdefault(names, Assistant(*names))
-    return assistant.ask(question, repo, top=top, steps=steps, reflect=reflect, watch=watch)
+    return assistant.ask(question, repo, top=top, steps=steps, reflect=reflect, context=context, watch=watch)
 
 
 def _checked(question: str, top: int, steps: int) -> str:

@@ -112,22 +112,35 @@ def ask(
     no_reflect: NoReflectOption = False,
     policy: PolicyOption = "bundled",
     reflector: ReflectorOption = "bundled",
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context",
+            metavar="FILE",
+            help="A diff, a traceback or another text that the question is about; - is standard input. "
+            "[default: what is piped in]",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")] = False,
 ) -> None:
     """Answer QUESTION about each REPO with a file and its lines.
 
     The answer goes to stdout; what the model thinks and does on the way goes to stderr.
+
+    What is piped in is what the question is about: git diff | repoagent ask "which test covers this?"
     """
     from rich.console import Console
 
     from repoagent import show
     from repoagent.assistant import Assistant, merged
+    from repoagent.context import piped, read
 
+    text = piped if context is None else read(context)
     assistant = Assistant(policy, reflector)
     names = list(dict.fromkeys(repos or ["."]))
     with show.Trail(Console(stderr=True, quiet=quiet, highlight=False)) as trail:
         found = assistant.ask_each(
-            question, names, top=top, steps=steps, reflect=not no_reflect, watch=trail.show
+            question, names, top=top, steps=steps, reflect=not no_reflect, context=text, watch=trail.show
         )
     best = merged(found, top)
     if as_json:

@@ -91,7 +91,7 @@ def server(given: list[str], assistant: Assistant, reflect: bool) -> "MCPServer[
 
     Granted = Annotated[list[str] | ListRootsResult, Resolve(granted)]
 
-    async def ask(context: Context, question: str, repo: str, roots: Any, **how: int) -> Found:
+    async def ask(context: Context, question: str, repo: str, roots: Any, **how: Any) -> Found:
         reporter = _Reporter(context)
         try:
             place = within(repo, _directories(roots))

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from repoagent.answer import Answer
-from repoagent.assistant import Entered, Found, Happening, Waiting, merged
+from repoagent.assistant import Entered, Found, Happening, Waiting, Widened, merged
 from repoagent.episode import Decided, Observed, Reflected, ReflectionToken
 from repoagent.repo import display
 from repoagent.terms import STOPWORDS, root
@@ -69,6 +69,12 @@ class Trail:
                 self._wait(what)
             case Entered(repo):
                 self._line(f"{display(repo)}:", "bold")
+            case Widened(names, left_out):
+                if names:
+                    self._line(f"looking for {', '.join(names)} too", "dim")
+                if left_out:
+                    files = ", ".join(map(display, left_out))
+                    self._line(f"leaving out what the context changes: {files}", "dim")
             case Observed(step, observation):
                 self._observation = observation
                 self._line(f"{step + 1}. in {display(observation.location) or '.'}", "bold")
