@@ -99,11 +99,13 @@ def _options(
 
 @app.command()
 def ask(
-    question: Annotated[str, typer.Argument(help="What you want to find, in your own words.")],
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", help="What you want to find, in your own words.")
+    ],
     repos: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[REPO]...", help="Directories, .zip or .tar.gz; several are asked in turn. [default: .]"
+            metavar="REPO", help="Directories, .zip or .tar.gz; several are asked in turn. [default: .]"
         ),
     ] = None,
     as_json: JsonOption = False,
