@@ -12,6 +12,7 @@ try:
     import json
     import os
     import signal
+    from enum import StrEnum
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -25,6 +26,7 @@ except KeyboardInterrupt:  # these imports take long enough to be interrupted
 if TYPE_CHECKING:
     from benchmarks.autoexplore.evaluate import System
 
+COMPLETE = "_REPOAGENT_COMPLETE"
 INTERRUPTED = 130
 CRASHED = 70  # EX_SOFTWARE: not to be taken for an answer that is not confident
 
@@ -383,6 +385,22 @@ def doctor() -> None:
     raise typer.Exit(examine(sys.stdout))
 
 
+class Shell(StrEnum):
+    """A shell that completes commands."""
+
+    bash = "bash"
+    zsh = "zsh"
+    fish = "fish"
+
+
+@app.command()
+def completion(shell: Annotated[Shell, typer.Argument(help="The shell that the script is for.")]) -> None:
+    """Print a script that completes commands and options, for SHELL to source."""
+    from typer._completion_shared import get_completion_script
+
+    print(get_completion_script(prog_name="repoagent", complete_var=COMPLETE, shell=shell.value))
+
+
 # -- train -------------------------------------------------------------------------------------
 
 
@@ -436,6 +454,10 @@ def _raise_interrupts() -> None:
 
 
 def _run() -> int:
+    if COMPLETE in os.environ:  # the script of `completion` asks what could stand here
+        from typer._completion_classes import completion_init
+
+        completion_init()
     try:
         return int(app(prog_name="repoagent", standalone_mode=False) or 0)
     except RepoagentError as error:
