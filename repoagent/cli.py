@@ -9,26 +9,20 @@ from __future__ import annotations
 import sys
 
 try:
-    import json
-    import os
-    import signal
     from enum import StrEnum
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
     import typer
 
-    from repoagent import __version__
-    from repoagent.errors import InputError, RepoagentError
+    from repoagent import __version__, config
+    from repoagent.errors import InputError
+    from repoagent.program import COMPLETE, raise_interrupts, run
 except KeyboardInterrupt:  # these imports take long enough to be interrupted
     sys.exit(130)
 
 if TYPE_CHECKING:
     from benchmarks.autoexplore.evaluate import System
-
-COMPLETE = "_REPOAGENT_COMPLETE"
-INTERRUPTED = 130
-CRASHED = 70  # EX_SOFTWARE: not to be taken for an answer that is not confident
 
 app = typer.Typer(
     name="repoagent",
@@ -45,6 +39,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Benchmarks: every system on the same tasks, in one table.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.add_typer(config.app, name="config")
 
 PolicyOption = Annotated[
     str,
@@ -57,6 +52,9 @@ ReflectorOption = Annotated[
     typer.Option(
         "--reflector", metavar="R", help="bundled, none, a folder, a hub id or openai:BASE_URL#MODEL."
     ),
+]
+ReflectOption = Annotated[
+    bool, typer.Option("--reflect/--no-reflect", help="Whether to reflect before each decision.")
 ]
 NoReflectOption = Annotated[bool, typer.Option("--no-reflect", help="Decide without reflections.")]
 StepsOption = Annotated[
@@ -89,11 +87,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options of repoagent itself."""
+    name = context.invoked_subcommand or ""
+    context.default_map = {name: config.defaults(name)}
 
 
 # -- ask ---------------------------------------------------------------------------------------
@@ -113,7 +114,7 @@ def ask(
     as_json: JsonOption = False,
     top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Answers to print.")] = 5,
     steps: StepsOption = 8,
-    no_reflect: NoReflectOption = False,
+    reflect: ReflectOption = True,
     policy: PolicyOption = "bundled",
     reflector: ReflectorOption = "bundled",
     context: Annotated[
@@ -144,14 +145,10 @@ def ask(
     names = list(dict.fromkeys(repos or ["."]))
     with show.Trail(Console(stderr=True, quiet=quiet, highlight=False)) as trail:
         found = assistant.ask_each(
-            question, names, top=top, steps=steps, reflect=not no_reflect, context=text, watch=trail.show
+            question, names, top=top, steps=steps, reflect=reflect, context=text, watch=trail.show
         )
     best = merged(found, top)
-    if as_json:
-        print(json.dumps(show.as_json(found, top), indent=1))
-    elif best:
-        shown = [show.located(*one) if len(found) > 1 else one[1] for one in best]
-        show.write_answers(sys.stdout, shown, show.why(best[0][0]), show.highlighter(sys.stdout))
+    show.write_found(sys.stdout, found, best, as_json)
     sys.stdout.flush()
     if best and best[0][0].confident:
         return
@@ -165,7 +162,7 @@ def ask(
 def explore(
     repo: Annotated[str, typer.Argument(help="A directory, .zip or .tar.gz.")] = ".",
     steps: StepsOption = 8,
-    no_reflect: NoReflectOption = False,
+    reflect: ReflectOption = True,
     policy: PolicyOption = "bundled",
     reflector: ReflectorOption = "bundled",
 ) -> None:
@@ -175,10 +172,10 @@ def explore(
     Repo.open(repo)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InputError("explore needs a terminal; use `repoagent ask` in scripts and pipes.")
-    from repoagent.tui import run
+    from repoagent import tui
 
-    _raise_interrupts()
-    raise typer.Exit(run(repo, policy, "none" if no_reflect else reflector, steps))
+    raise_interrupts()
+    raise typer.Exit(tui.run(repo, policy, reflector if reflect else "none", steps))
 
 
 @app.command("mcp")
@@ -191,7 +188,7 @@ def serve_mcp(
             help="What may be read; may be repeated. [default: the client's roots, else here]",
         ),
     ] = None,
-    no_reflect: NoReflectOption = False,
+    reflect: ReflectOption = True,
     policy: PolicyOption = "bundled",
     reflector: ReflectorOption = "bundled",
 ) -> None:
@@ -204,7 +201,7 @@ def serve_mcp(
         ) from error
     from repoagent.assistant import Assistant
 
-    serve(roots or [], Assistant(policy, reflector), not no_reflect)
+    serve(roots or [], Assistant(policy, reflector), reflect)
 
 
 # -- eval and bench ----------------------------------------------------------------------------
@@ -333,9 +330,9 @@ def bench_taxi(
     output: OutputOption = None,
 ) -> None:
     """Every row and ablation of the paper's table on DangerousTaxi, trained from scratch."""
-    from benchmarks.taxi.report import run
+    from benchmarks.taxi import report
 
-    run(preset, out, seeds, jobs, prompted or [], saycan, changes or [], output or [])
+    report.run(preset, out, seeds, jobs, prompted or [], saycan, changes or [], output or [])
 
 
 @bench.command("steps")
@@ -361,9 +358,9 @@ def bench_steps(
     output: OutputOption = None,
 ) -> None:
     """Seconds and memory of one training step of every stage, on random weights of published sizes."""
-    from benchmarks.steps import run
+    from benchmarks import steps
 
-    run(presets or [], out, device, scale, layers, quantization, changes or [], output or [])
+    steps.run(presets or [], out, device, scale, layers, quantization, changes or [], output or [])
 
 
 # -- models and doctor -------------------------------------------------------------------------
@@ -420,78 +417,10 @@ def train(context: typer.Context) -> None:
         raise InputError(
             f"training needs {error.name}, which is not installed; run: pip install 'repoagent[train]'."
         ) from error
-    _raise_interrupts()
+    raise_interrupts()
     raise typer.Exit(training(args=context.args, prog_name="repoagent train", standalone_mode=False) or 0)
-
-
-# -- running -----------------------------------------------------------------------------------
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
-    # Not as KeyboardInterrupt: raised somewhere in the import of torch, it has been swallowed.
-    signal.signal(signal.SIGINT, lambda *_: _leave(INTERRUPTED))
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a stream of another encoding must not crash on a file name
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        code = _run()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough. What is left must not fail at shutdown either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    if code == INTERRUPTED:
-        _leave(code)
-    sys.exit(code)
-
-
-def _raise_interrupts() -> None:
-    """For commands that have something to put in order when interrupted."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _run() -> int:
-    if COMPLETE in os.environ:  # the script of `completion` asks what could stand here
-        from typer._completion_classes import completion_init
-
-        completion_init()
-    try:
-        return int(app(prog_name="repoagent", standalone_mode=False) or 0)
-    except RepoagentError as error:
-        return _complain(str(error), error.exit_code)
-    except typer.Abort:
-        return INTERRUPTED
-    except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # Typer has turned it into exit code 1
-            raise error.__context__ from None
-        raise
-    except Exception as error:
-        # Usage errors; Typer's own classes for them have moved between its versions.
-        message = getattr(error, "format_message", None)
-        if message is None:
-            if os.environ.get("REPOAGENT_DEBUG"):
-                raise
-            what = f"unexpected {type(error).__name__}: {error}".rstrip(": ")
-            return _complain(f"{what}; set REPOAGENT_DEBUG=1 for the traceback and report it.", CRASHED)
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(message())
-            return 0
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "repoagent"
-        return _complain(f"{message().rstrip('.')}; see `{command} --help`.", 2)
-
-
-def _complain(message: str, code: int) -> int:
-    print("repoagent: " + " ".join(message.split()), file=sys.stderr)
-    return code
-
-
-def _leave(code: int) -> NoReturn:
-    """Exit at once: orderly shutdown would run, and report, whatever the interrupt broke off."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.stderr.isatty():
-        os.write(2, b"\x1b[?25h\n")  # a spinner may have hidden the cursor
-    os._exit(code)
+    run(app)

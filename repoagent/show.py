@@ -6,6 +6,7 @@ never as markup, and what could drive a terminal is escaped.
 
 from __future__ import annotations
 
+import json
 import math
 import posixpath
 import re
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from repoagent.answer import Answer
-from repoagent.assistant import Entered, Found, Happening, Waiting, Widened, merged
+from repoagent.assistant import Entered, Found, Happening, Waiting, Widened
 from repoagent.episode import Decided, Observed, Reflected, ReflectionToken
 from repoagent.repo import display
 from repoagent.terms import STOPWORDS, root
@@ -160,7 +161,19 @@ def highlighter(out: TextIO) -> Callable[[Answer], None] | None:
     return show
 
 
-def as_json(found: Sequence[Found], top: int) -> dict[str, Any]:
+def write_found(
+    out: TextIO, found: Sequence[Found], best: Sequence[tuple[Found, Answer]], as_object: bool
+) -> None:
+    """What ``ask`` prints: ``best``, the merged answers of ``found``; the object ``as_object``."""
+    if as_object:
+        out.write(json.dumps(as_json(found, best), indent=1) + "\n")
+    elif best:
+        several = len(found) > 1
+        shown = [located(one, answer) if several else answer for one, answer in best]
+        write_answers(out, shown, why(best[0][0]), highlighter(out))
+
+
+def as_json(found: Sequence[Found], best: Sequence[tuple[Found, Answer]]) -> dict[str, Any]:
     """The object of ``ask --json``; answers and steps of several repositories say which they are of."""
     first = found[0]
     several = len(found) > 1
@@ -168,7 +181,7 @@ def as_json(found: Sequence[Found], top: int) -> dict[str, Any]:
     return {
         "question": first.question,
         "repo": [one.repo for one in found] if several else first.repo,
-        "answers": [_of(one, several) | asdict(answer) for one, answer in merged(found, top)],
+        "answers": [_of(one, several) | asdict(answer) for one, answer in best],
         "steps": [_of(one, several) | asdict(move) for one, move in steps],
         "model": {"policy": first.policy, "reflector": first.reflector},
         "files_read": sum(one.files_read for one in found),
