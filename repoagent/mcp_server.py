@@ -9,6 +9,7 @@ at once, and the thread ends at its next event.
 # No `from __future__ import annotations`: the SDK reads the annotations of the tools, whose names are local.
 import io
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -72,6 +73,8 @@ def serve(roots: Sequence[str], assistant: Assistant, reflect: bool = True) -> N
     for root in roots:
         if not os.path.isdir(root):
             raise InputError(f"{display(root)} is no directory; name one with --root.")
+    if sys.stdin.isatty():
+        print("repoagent: this is for programs, which start it themselves; Ctrl-C ends it.", file=sys.stderr)
     server([os.path.realpath(root) for root in roots], assistant, reflect).run("stdio")
 
 
