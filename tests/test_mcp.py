@@ -153,7 +153,7 @@ async def test_bad_arguments_are_errors_that_leave_the_server_standing(trees: Pa
 
 
 async def test_a_broken_model_is_said(trees: Path) -> None:
-    async with client("--root", trees / "shop", "--policy", trees / "nothing", "--no-reflect") as session:
+    async with client("--root", trees / "shop", "--policy", "openai:nothing", "--no-reflect") as session:
         result = await session.call_tool("find", {"question": "total?"})
         assert result.is_error and "nothing" in text(result)
 
