@@ -3,6 +3,7 @@
 #   make test  [ARGS="-k repo"] [JOBS=2]         install what testing needs, run the tests
 #   make check                                   lint, formatting, types, import contracts
 #   make readme                                  fill the README's results from benchmarks/results
+#   make reference                               write docs/cli.md from the commands' help
 #   make clean                                   remove the environment and all caches
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 # One thread per process: the tests run in $(JOBS) processes, and small models gain nothing from more.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: ask test check readme clean
+.PHONY: ask test check readme reference clean
 .DELETE_ON_ERROR:
 
 ask: $(VENV)/.installed
@@ -38,6 +39,9 @@ check: $(VENV)/.installed-dev
 
 readme: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.readme
+
+reference: $(VENV)/.installed-dev
+	$(BIN)/python -m repoagent.reference docs/cli.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

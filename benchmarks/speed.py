@@ -103,7 +103,7 @@ def _ask(root: Path) -> tuple[float, float, float, str]:
     """(wall seconds, CPU seconds, peak MiB, first path) of one process."""
     command = [sys.executable, "-m", "repoagent", "ask", QUESTION, str(root), "--json", "--quiet"]
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     text = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)  # not wait(): the usage of this child alone

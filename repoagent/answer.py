@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from repoagent.confidence import Confidence
 from repoagent.episode import Step, Trajectory
@@ -28,6 +27,25 @@ class Answer:
     end_line: int
     score: float
     snippet: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One option that was open, and the probability that the policy gave it."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One step: where, what the reflector said, the ``action`` taken among ``options``, and how likely."""
+
+    location: str
+    reflection: str
+    action: str
+    probability: float
+    options: tuple[Choice, ...]
 
 
 def rank_files(steps: Sequence[Step]) -> list[tuple[str, float]]:
@@ -89,20 +107,20 @@ def snippet(repo: Repo, path: str, span: tuple[int, int]) -> str:
     return "\n".join(repo.lines(path)[max(0, start - 1) : min(end, start - 1 + SNIPPET_LINES)])
 
 
-def trail(trajectory: Trajectory) -> list[dict[str, Any]]:
-    """The steps as plain data, in the form of ``ask --json``."""
+def trail(trajectory: Trajectory) -> list[Move]:
+    """The steps of a finished episode without what only models need."""
     return [
-        {
-            "location": step.observation.location,
-            "reflection": step.reflection,
-            "action": step.option.text,
-            "probability": math.exp(step.log_probabilities[step.index]),
-            "options": [
-                {"text": option.text, "probability": math.exp(log_probability)}
+        Move(
+            location=step.observation.location,
+            reflection=step.reflection,
+            action=step.option.text,
+            probability=math.exp(step.log_probabilities[step.index]),
+            options=tuple(
+                Choice(option.text, math.exp(log_probability))
                 for option, log_probability in zip(
                     step.observation.options, step.log_probabilities, strict=True
                 )
-            ],
-        }
+            ),
+        )
         for step in trajectory.steps
     ]

@@ -9,25 +9,20 @@ from __future__ import annotations
 import sys
 
 try:
-    import json
-    import os
-    import signal
-    import time
+    from enum import StrEnum
     from pathlib import Path
     from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
     import typer
 
-    from repoagent import __version__
-    from repoagent.errors import InputError, RepoagentError
+    from repoagent import __version__, config
+    from repoagent.errors import InputError
+    from repoagent.program import COMPLETE, raise_interrupts, run
 except KeyboardInterrupt:  # these imports take long enough to be interrupted
     sys.exit(130)
 
 if TYPE_CHECKING:
     from benchmarks.autoexplore.evaluate import System
-
-INTERRUPTED = 130
-CRASHED = 70  # EX_SOFTWARE: not to be taken for an answer that is not confident
 
 app = typer.Typer(
     name="repoagent",
@@ -44,6 +39,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Benchmarks: every system on the same tasks, in one table.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.add_typer(config.app, name="config")
 
 PolicyOption = Annotated[
     str,
@@ -56,6 +52,9 @@ ReflectorOption = Annotated[
     typer.Option(
         "--reflector", metavar="R", help="bundled, none, a folder, a hub id or openai:BASE_URL#MODEL."
     ),
+]
+ReflectOption = Annotated[
+    bool, typer.Option("--reflect/--no-reflect", help="Whether to reflect before each decision.")
 ]
 NoReflectOption = Annotated[bool, typer.Option("--no-reflect", help="Decide without reflections.")]
 StepsOption = Annotated[
@@ -94,11 +93,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options of repoagent itself."""
+    name = context.invoked_subcommand or ""
+    context.default_map = {name: config.defaults(name)}
 
 
 # -- ask ---------------------------------------------------------------------------------------
@@ -106,69 +108,58 @@ def _options(
 
 @app.command()
 def ask(
-    question: Annotated[str, typer.Argument(help="What you want to find, in your own words.")],
-    repo: Annotated[str, typer.Argument(help="A directory, .zip or .tar.gz.")] = ".",
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", help="What you want to find, in your own words.")
+    ],
+    repos: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="REPO", help="Directories, .zip or .tar.gz; several are asked in turn. [default: .]"
+        ),
+    ] = None,
     as_json: JsonOption = False,
     top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Answers to print.")] = 5,
     steps: StepsOption = 8,
-    no_reflect: NoReflectOption = False,
+    reflect: ReflectOption = True,
     policy: PolicyOption = "bundled",
     reflector: ReflectorOption = "bundled",
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context",
+            metavar="FILE",
+            help="A diff, a traceback or another text that the question is about; - is standard input. "
+            "[default: what is piped in]",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")] = False,
 ) -> None:
-    """Answer QUESTION about REPO with a file and its lines.
+    """Answer QUESTION about each REPO with a file and its lines.
 
     The answer goes to stdout; what the model thinks and does on the way goes to stderr.
+
+    What is piped in is what the question is about: git diff | repoagent ask "which test covers this?"
     """
     from rich.console import Console
 
     from repoagent import show
-    from repoagent.answer import answers
-    from repoagent.episode import Finished, Trajectory, play
-    from repoagent.explore import ExploreConfig, RepoEnvironment, Task
-    from repoagent.models import load_players
-    from repoagent.repo import Repo
+    from repoagent.assistant import Assistant, merged
+    from repoagent.context import piped, read
 
-    started = time.perf_counter()
-    # Bytes that are no UTF-8 arrive as lone surrogates, which tokenizers refuse.
-    question = question.encode("utf-8", "replace").decode("utf-8")
-    if not question.strip():
-        raise InputError('the question is empty; ask something, such as "where is the version set?".')
-    repository = Repo.open(repo)
-    trajectory = Trajectory()
+    text = piped if context is None else read(context)
+    assistant = Assistant(policy, reflector)
+    names = list(dict.fromkeys(repos or ["."]))
     with show.Trail(Console(stderr=True, quiet=quiet, highlight=False)) as trail:
-        trail.wait("loading the model")
-        players = load_players(policy, "none" if no_reflect else reflector)
-        trail.wait("reading the repository")
-        environment = RepoEnvironment(repository, ExploreConfig(horizon=steps))
-        for event in play(environment, Task(question), *players):
-            trail.show(event)
-            if isinstance(event, Finished):
-                trajectory = event.trajectory
-    files_read = len(repository.files_read)  # before the snippets of the answers are read
-    confidence = getattr(players[0], "confidence", None)
-    found = answers(environment, trajectory, top, confidence)
-    if as_json:
-        data = show.as_json(
-            question=question,
-            repo=repo,
-            found=found,
-            trajectory=trajectory,
-            policy=players[0].name,
-            reflector=players[1].name,
-            files_read=files_read,
-            seconds=time.perf_counter() - started,
+        found = assistant.ask_each(
+            question, names, top=top, steps=steps, reflect=reflect, context=text, watch=trail.show
         )
-        print(json.dumps(data, indent=1))
-    elif found:
-        reason = show.why(question, found[0], trajectory)
-        show.write_answers(sys.stdout, found, reason, show.highlighter(sys.stdout))
+    best = merged(found, top)
+    show.write_found(sys.stdout, found, best, as_json)
     sys.stdout.flush()
-    threshold = confidence.threshold if confidence else 0.0
-    if environment.identified is not None and found[0].score >= threshold:
+    if best and best[0][0].confident:
         return
     if not quiet:
-        note = "the best guesses are above" if found else "there is nothing to open"
+        note = "the best guesses are above" if best else "there is nothing to open"
         print(f"repoagent: no confident answer; {note}.", file=sys.stderr)
     raise typer.Exit(1)
 
@@ -177,7 +168,7 @@ def ask(
 def explore(
     repo: Annotated[str, typer.Argument(help="A directory, .zip or .tar.gz.")] = ".",
     steps: StepsOption = 8,
-    no_reflect: NoReflectOption = False,
+    reflect: ReflectOption = True,
     policy: PolicyOption = "bundled",
     reflector: ReflectorOption = "bundled",
 ) -> None:
@@ -187,10 +178,36 @@ def explore(
     Repo.open(repo)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InputError("explore needs a terminal; use `repoagent ask` in scripts and pipes.")
-    from repoagent.tui import run
+    from repoagent import tui
 
-    _raise_interrupts()
-    raise typer.Exit(run(repo, policy, "none" if no_reflect else reflector, steps))
+    raise_interrupts()
+    raise typer.Exit(tui.run(repo, policy, reflector if reflect else "none", steps))
+
+
+@app.command("mcp")
+def serve_mcp(
+    roots: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--root",
+            metavar="DIR",
+            help="What may be read; may be repeated. [default: the client's roots, else here]",
+        ),
+    ] = None,
+    reflect: ReflectOption = True,
+    policy: PolicyOption = "bundled",
+    reflector: ReflectorOption = "bundled",
+) -> None:
+    """Serve `find` and `explore` to other programs, over the Model Context Protocol on stdin and stdout."""
+    try:
+        from repoagent.mcp_server import serve
+    except ImportError as error:
+        raise InputError(
+            f"serving needs the package mcp ({error}); run: pip install 'repoagent[mcp]'."
+        ) from error
+    from repoagent.assistant import Assistant
+
+    serve(roots or [], Assistant(policy, reflector), reflect)
 
 
 # -- eval and bench ----------------------------------------------------------------------------
@@ -325,9 +342,9 @@ def bench_taxi(
     output: OutputOption = None,
 ) -> None:
     """Every row and ablation of the paper's table on DangerousTaxi, trained from scratch."""
-    from benchmarks.taxi.bench import run
+    from benchmarks.taxi import bench as taxi
 
-    run(preset, out, seeds, jobs, prompted or [], saycan, changes or [], output or [])
+    taxi.run(preset, out, seeds, jobs, prompted or [], saycan, changes or [], output or [])
 
 
 @bench.command("steps")
@@ -353,9 +370,9 @@ def bench_steps(
     output: OutputOption = None,
 ) -> None:
     """Seconds and memory of one training step of every stage, on random weights of published sizes."""
-    from benchmarks.steps import run
+    from benchmarks import steps
 
-    run(presets or [], out, device, scale, layers, quantization, changes or [], output or [])
+    steps.run(presets or [], out, device, scale, layers, quantization, changes or [], output or [])
 
 
 # -- models and doctor -------------------------------------------------------------------------
@@ -377,6 +394,22 @@ def doctor() -> None:
     raise typer.Exit(examine(sys.stdout))
 
 
+class Shell(StrEnum):
+    """A shell that completes commands."""
+
+    bash = "bash"
+    zsh = "zsh"
+    fish = "fish"
+
+
+@app.command()
+def completion(shell: Annotated[Shell, typer.Argument(help="The shell that the script is for.")]) -> None:
+    """Print a script that completes commands and options, for SHELL to source."""
+    from typer._completion_shared import get_completion_script
+
+    print(get_completion_script(prog_name="repoagent", complete_var=COMPLETE, shell=shell.value))
+
+
 # -- train -------------------------------------------------------------------------------------
 
 
@@ -396,74 +429,10 @@ def train(context: typer.Context) -> None:
         raise InputError(
             f"training needs {error.name}, which is not installed; run: pip install 'repoagent[train]'."
         ) from error
-    _raise_interrupts()
+    raise_interrupts()
     raise typer.Exit(training(args=context.args, prog_name="repoagent train", standalone_mode=False) or 0)
-
-
-# -- running -----------------------------------------------------------------------------------
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
-    # Not as KeyboardInterrupt: raised somewhere in the import of torch, it has been swallowed.
-    signal.signal(signal.SIGINT, lambda *_: _leave(INTERRUPTED))
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a stream of another encoding must not crash on a file name
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        code = _run()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough. What is left must not fail at shutdown either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    if code == INTERRUPTED:
-        _leave(code)
-    sys.exit(code)
-
-
-def _raise_interrupts() -> None:
-    """For commands that have something to put in order when interrupted."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _run() -> int:
-    try:
-        return int(app(prog_name="repoagent", standalone_mode=False) or 0)
-    except RepoagentError as error:
-        return _complain(str(error), error.exit_code)
-    except typer.Abort:
-        return INTERRUPTED
-    except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # Typer has turned it into exit code 1
-            raise error.__context__ from None
-        raise
-    except Exception as error:
-        # Usage errors; Typer's own classes for them have moved between its versions.
-        message = getattr(error, "format_message", None)
-        if message is None:
-            if os.environ.get("REPOAGENT_DEBUG"):
-                raise
-            what = f"unexpected {type(error).__name__}: {error}".rstrip(": ")
-            return _complain(f"{what}; set REPOAGENT_DEBUG=1 for the traceback and report it.", CRASHED)
-        if type(error).__name__ == "NoArgsIsHelpError":
-            print(message())
-            return 0
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "repoagent"
-        return _complain(f"{message().rstrip('.')}; see `{command} --help`.", 2)
-
-
-def _complain(message: str, code: int) -> int:
-    print("repoagent: " + " ".join(message.split()), file=sys.stderr)
-    return code
-
-
-def _leave(code: int) -> NoReturn:
-    """Exit at once: orderly shutdown would run, and report, whatever the interrupt broke off."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.stderr.isatty():
-        os.write(2, b"\x1b[?25h\n")  # a spinner may have hidden the cursor
-    os._exit(code)
+    run(app)

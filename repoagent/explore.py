@@ -36,12 +36,13 @@ _PATH_COVERAGE = FILE_FEATURES.index("path_coverage")
 @dataclass(frozen=True, slots=True)
 class Task:
     """A question; ``gold`` (right files, canonical first) and ``span`` (lines in ``gold[0]``)
-    where they are known."""
+    where they are known; ``search``: what the lexical scan looks for besides."""
 
     question: str
     gold: tuple[str, ...] = ()
     span: tuple[int, int] | None = None
     id: str = ""
+    search: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +93,11 @@ class RepoEnvironment:
         self._steps = 0
         self._done = False
         self._hidden = frozenset(self.config.exclude) | self._leave_out()
-        key = (task.question, self._hidden)
+        sought = f"{task.question} {task.search}".rstrip()
+        key = (sought, self._hidden)
         if key != self._scented:  # another episode on the same question needs no new scan
             search = self.config.search or self.config.hints
-            self.scent = Scent(self.repo, task.question, exclude=tuple(self._hidden), search=search)
+            self.scent = Scent(self.repo, sought, exclude=tuple(self._hidden), search=search)
             self._scented = key
             self._read_passages: dict[str, list[Passage]] = {}
         self._hits = [h.path for h in self.scent.hits(self.config.hits)] if self.config.search else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -113,8 +115,15 @@ def load_reflector(
 
 def load_players(policy: str, reflector: str) -> tuple[Policy, Reflector]:
     """Both players; a package that is missing or broken is a :class:`ModelError` too."""
-    try:
+    with importing():
         return load_policy(policy), load_reflector(reflector)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Turn a package that is missing or broken into a :class:`ModelError`."""
+    try:
+        yield
     except (ImportError, OSError) as error:  # OSError: a shared library of torch that does not load
         raise ModelError(
             f"the model cannot be loaded ({error}); `repoagent doctor` says what is missing."

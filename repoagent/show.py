@@ -6,17 +6,21 @@ never as markup, and what could drive a terminal is escaped.
 
 from __future__ import annotations
 
+import json
 import math
+import posixpath
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from repoagent.answer import Answer, trail
-from repoagent.episode import Decided, Event, Observed, Reflected, ReflectionToken, Trajectory
+from repoagent.answer import Answer
+from repoagent.assistant import Entered, Found, Happening, Waiting, Widened
+from repoagent.episode import Decided, Observed, Reflected, ReflectionToken
 from repoagent.repo import display
 from repoagent.terms import STOPWORDS, root
 
@@ -41,9 +45,8 @@ class Trail:
         self._observation: Observation | None = None
         self._waiting: AbstractContextManager[Any] | None = None
 
-    def wait(self, message: str) -> None:
-        """Say what takes so long before the first step, until the next event."""
-        self._stop_waiting()
+    def _wait(self, message: str) -> None:
+        """Say what takes so long, until the next event."""
         if self.console.is_terminal and not self.console.quiet:
             self._waiting = self.console.status(Text(message))
             self._waiting.__enter__()
@@ -59,10 +62,20 @@ class Trail:
     def __exit__(self, *error: object) -> None:
         self._stop_waiting()
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Happening) -> None:
         """Write ``event``."""
         self._stop_waiting()
         match event:
+            case Waiting(what):
+                self._wait(what)
+            case Entered(repo):
+                self._line(f"{display(repo)}:", "bold")
+            case Widened(names, left_out):
+                if names:
+                    self._line(f"looking for {', '.join(names)} too", "dim")
+                if left_out:
+                    files = ", ".join(map(display, left_out))
+                    self._line(f"leaving out what the context changes: {files}", "dim")
             case Observed(step, observation):
                 self._observation = observation
                 self._line(f"{step + 1}. in {display(observation.location) or '.'}", "bold")
@@ -95,13 +108,19 @@ def place(answer: Answer) -> str:
     return f"{name}:{answer.start_line}-{answer.end_line}" if answer.start_line else name
 
 
-def why(question: str, answer: Answer, trajectory: Trajectory) -> str:
+def located(found: Found, answer: Answer) -> Answer:
+    """``answer`` with the path as seen from where its repository was named."""
+    return replace(answer, path=posixpath.join(found.repo, answer.path))
+
+
+def why(found: Found) -> str:
     """One sentence composed of what was seen and done; the reflections are in the trail."""
+    answer = found.answers[0]
     text = answer.snippet.lower()
-    words = dict.fromkeys(w for w in re.findall(r"[^\W_]{3,}", question.lower()) if w not in STOPWORDS)
+    words = dict.fromkeys(w for w in re.findall(r"[^\W_]{3,}", found.question.lower()) if w not in STOPWORDS)
     seen = [w for w in words if root(w) in text]
     mention = f"its lines mention {', '.join(seen)}" if seen else "its lines share no word with the question"
-    count = len(trajectory.steps)
+    count = len(found.steps)
     steps = f"{count} step{'s' if count != 1 else ''}"
     return one_line(f"The policy is {answer.score:.0%} sure after {steps}; {mention}.")
 
@@ -142,33 +161,33 @@ def highlighter(out: TextIO) -> Callable[[Answer], None] | None:
     return show
 
 
-def as_json(
-    *,
-    question: str,
-    repo: str,
-    found: Sequence[Answer],
-    trajectory: Trajectory,
-    policy: str,
-    reflector: str,
-    files_read: int,
-    seconds: float,
-) -> dict[str, Any]:
-    """The object of ``ask --json``."""
+def write_found(
+    out: TextIO, found: Sequence[Found], best: Sequence[tuple[Found, Answer]], as_object: bool
+) -> None:
+    """What ``ask`` prints: ``best``, the merged answers of ``found``; the object ``as_object``."""
+    if as_object:
+        out.write(json.dumps(as_json(found, best), indent=1) + "\n")
+    elif best:
+        several = len(found) > 1
+        shown = [located(one, answer) if several else answer for one, answer in best]
+        write_answers(out, shown, why(best[0][0]), highlighter(out))
+
+
+def as_json(found: Sequence[Found], best: Sequence[tuple[Found, Answer]]) -> dict[str, Any]:
+    """The object of ``ask --json``; answers and steps of several repositories say which they are of."""
+    first = found[0]
+    several = len(found) > 1
+    steps = [(one, move) for one in found for move in one.steps]
     return {
-        "question": question,
-        "repo": repo,
-        "answers": [
-            {
-                "path": a.path,
-                "start_line": a.start_line,
-                "end_line": a.end_line,
-                "score": a.score,
-                "snippet": a.snippet,
-            }
-            for a in found
-        ],
-        "steps": trail(trajectory),
-        "model": {"policy": policy, "reflector": reflector},
-        "files_read": files_read,
-        "seconds": round(seconds, 3),
+        "question": first.question,
+        "repo": [one.repo for one in found] if several else first.repo,
+        "answers": [_of(one, several) | asdict(answer) for one, answer in best],
+        "steps": [_of(one, several) | asdict(move) for one, move in steps],
+        "model": {"policy": first.policy, "reflector": first.reflector},
+        "files_read": sum(one.files_read for one in found),
+        "seconds": round(sum(one.seconds for one in found), 3),
     }
+
+
+def _of(found: Found, several: bool) -> dict[str, Any]:
+    return {"repo": found.repo} if several else {}

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_answers_keep_their_promises(root: Path, form: ExploreConfig, seed: int,
         assert (answer.start_line == 0) == (answer.path == "empty.txt")
         shown = lines[answer.start_line - 1 : answer.end_line] if answer.start_line else []
         assert answer.snippet.split("\n") == (shown[:SNIPPET_LINES] or [""])
-    json.dumps(trail(trajectory))
+    json.dumps([asdict(move) for move in trail(trajectory)])
 
 
 def test_the_oracles_answer_is_the_right_one(root: Path) -> None:
@@ -143,7 +144,7 @@ def test_a_snippet_is_cut_and_never_out_of_range(root: Path) -> None:
 
 def test_the_trail_is_plain_data(root: Path) -> None:
     _, trajectory = played(root, ExploreConfig(), 3, oracle=False)
-    kept = json.loads(json.dumps(trail(trajectory)))
+    kept = json.loads(json.dumps([asdict(move) for move in trail(trajectory)]))
     assert len(kept) == len(trajectory.steps)
     for row, taken in zip(kept, trajectory.steps, strict=True):
         assert set(row) == {"location", "reflection", "action", "probability", "options"}

@@ -28,7 +28,8 @@ def command(*arguments: object) -> list[str]:
 
 def environment(**more: str) -> dict[str, str]:
     plain = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
-    return plain | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"} | more
+    mine = {"REPOAGENT_CONFIG": os.devnull}  # whatever defaults the user of this machine has set
+    return plain | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"} | mine | more
 
 
 def run(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -269,7 +270,7 @@ def test_an_unexpected_error_is_one_line_and_no_answer(repo: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ask"], "question"),
+        (["ask"], "QUESTION"),
         (["ask", "port?", "/nonexistent"], "/nonexistent does not exist"),
         (["ask", "port?", __file__], "no zip or tar archive"),
         (["ask", "  "], "question is empty"),

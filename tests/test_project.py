@@ -107,10 +107,10 @@ def imports(file: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("repoagent", ("train",)),  # its optional parts say which extra they need
+        ("repoagent", ("train", "mcp")),  # its optional parts say which extra they need
         ("training", ("train",)),
         ("benchmarks", ("train", "alfworld")),
-        ("tests", ("train", "alfworld", "dev")),
+        ("tests", ("train", "mcp", "alfworld", "dev")),
     ],
 )
 def test_what_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
@@ -128,7 +128,7 @@ def test_what_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> N
 def test_every_direct_dependency_is_pinned_to_a_version_that_satisfies_it() -> None:
     lines = (line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines())
     pins = {canonicalize_name((pin := Requirement(line)).name): pin for line in lines if line}
-    wanted = requirements("train", "alfworld", "dev")
+    wanted = requirements("train", "mcp", "alfworld", "dev")
     assert wanted.keys() <= pins.keys()
     for name, pin in pins.items():
         (specifier,) = pin.specifier
