@@ -135,7 +135,8 @@ def piped() -> str:
     """What has been piped into standard input; empty where nothing has.
 
     Only a file, or a pipe that can be read or has ended, is looked at: a pipe that was inherited and that
-    nobody writes to must not hold up the question. What is no text counts as nothing.
+    nobody writes to must not hold up the question, and a file that somebody has begun to read, such as the
+    list that a shell loop goes through, is left to them. What is no text counts as nothing.
     """
     try:
         descriptor = sys.stdin.fileno()
@@ -143,7 +144,8 @@ def piped() -> str:
     except (AttributeError, OSError, ValueError):  # closed, or no real file
         return ""
     pipe = stat.S_ISFIFO(mode) and os.name == "posix"  # elsewhere select takes sockets alone
-    if not (pipe or stat.S_ISREG(mode)):
+    fresh = stat.S_ISREG(mode) and os.lseek(descriptor, 0, os.SEEK_CUR) == 0
+    if not (pipe or fresh):
         return ""
     data = b""
     end = time.monotonic() + PATIENCE

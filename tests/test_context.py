@@ -159,6 +159,14 @@ def test_no_context_is_none(root: Path) -> None:
     assert "looking for" not in ask(root, input="\0\1binary cart_total").stderr
 
 
+def test_a_file_that_somebody_has_begun_to_read_is_left_to_them(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("first line\n" + diff("session"))
+    with (tmp_path / "list").open("rb", buffering=0) as file:
+        file.read(len("first line\n"))
+        assert "looking for" not in ask(root, stdin=file).stderr
+        assert file.read(5) == diff("session").encode()[:5]
+
+
 @pytest.mark.parametrize("written", [b"", diff("cart").encode()])
 def test_a_pipe_that_stays_open_does_not_block(root: Path, written: bytes) -> None:
     inherited, writer = os.pipe()
