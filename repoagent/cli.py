@@ -230,6 +230,9 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="NAME", help="Measure this baseline too and compare; may be repeated."),
     ] = None,
+    every: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Use every Nth question alone: sooner, less certain.")
+    ] = 1,
     seed: SeedOption = 0,
     output: OutputOption = None,
 ) -> None:
@@ -241,9 +244,9 @@ def evaluate(
     from benchmarks.autoexplore import command
     from benchmarks.autoexplore import evaluate as evaluation
 
-    questions, found, chosen = command.prepare(tasks, trees, output)
+    questions, found, chosen = command.prepare(tasks, trees, output, every)
     systems: dict[str, System] = {}
-    settings: dict[str, Any] = {"top": top}
+    settings: dict[str, Any] = {"top": top, "every": every}
     for name in [*filter(None, [baseline]), *(compare or [])]:
         systems[name] = evaluation.baseline(name, top)
     if baseline is None:

@@ -18,12 +18,14 @@ from repoagent.models import load_players
 
 
 def prepare(
-    tasks: Sequence[Path], trees: Path, output: Sequence[Path] | None
+    tasks: Sequence[Path], trees: Path, output: Sequence[Path] | None, every: int = 1
 ) -> tuple[list[Question], dict[str, Path], list[Path]]:
-    """What can be wrong with the arguments is found before a model is loaded."""
+    """What can be wrong with the arguments is found before a model is loaded; every ``every``-th question."""
     for file in output or []:
         check_output(file)
-    questions = evaluate.read_tasks(tasks)
+    questions = evaluate.read_tasks(tasks)[every - 1 :: every]
+    if not questions:
+        raise InputError(f"there are fewer than {every} questions; lower --every.")
     return questions, evaluate.find_trees(questions, trees), list(output or [])
 
 
