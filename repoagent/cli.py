@@ -246,7 +246,7 @@ def evaluate(
 
     questions, found, chosen = command.prepare(tasks, trees, output, every)
     systems: dict[str, System] = {}
-    settings: dict[str, Any] = {"top": top, "every": every}
+    settings: dict[str, Any] = {"top": top} | ({"every": every} if every > 1 else {})
     for name in [*filter(None, [baseline]), *(compare or [])]:
         systems[name] = evaluation.baseline(name, top)
     if baseline is None:

@@ -331,6 +331,14 @@ def test_the_baseline_alone_needs_no_model(tasks: Path, trees: Path) -> None:
     assert "4/4" in result.stderr
 
 
+def test_every_nth_question_alone(tasks: Path, trees: Path) -> None:
+    result = command("eval", tasks, "--trees", trees, "--baseline", "bm25", "--every", "2", "--json")
+    assert result.returncode == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert [row["id"] for row in data["rows"]] == ["t-2", "t-3"]
+    assert data["made"]["settings"]["every"] == 2
+
+
 def test_the_agent_and_the_baseline_in_one_run(tmp_path: Path, tasks: Path, trees: Path) -> None:
     outputs = [tmp_path / "r.md", tmp_path / "r.json"]
     result = command(
@@ -359,6 +367,7 @@ def test_the_benchmark_puts_every_system_in_one_table(tasks: Path, trees: Path) 
     [
         (["--trees", "nowhere"], ":1: no tree of acme/server"),
         (["--trees", "TREES", "--baseline", "grep"], "bm25"),
+        (["--trees", "TREES", "--every", "9"], "fewer than 9 questions"),
         (["--trees", "TREES", "--output", "r.pdf"], ".md or .json"),
         (["--trees", "TREES", "--output", "nowhere/r.md"], "nowhere"),
         ([], "--trees"),
