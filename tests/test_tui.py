@@ -126,7 +126,7 @@ async def test_an_answer_leaves_a_question_being_typed_alone(shop: Path) -> None
         await ask(app)
         await wait_until(gate.reached.is_set)
         app.box.value = ""
-        await pilot.press("q", "slash", "1")
+        await pilot.press("slash", "q", "slash", "1")
         gate.open.set()
         await answered(app)
         assert app.focused is app.box

@@ -16,7 +16,9 @@ from repoagent.environment import Observation
 from repoagent.explore import ExploreConfig
 from repoagent.players import Policy, Reflector
 from repoagent.repo import Repo
+from repoagent.session import Session
 from repoagent.tui.app import ExploreApp
+from repoagent.tui.walker import Keep
 
 QUESTION = "Where is the default timeout configured?"
 FILES = {
@@ -90,11 +92,19 @@ class Talker:
 
 
 def make_app(
-    root: Path, policy: Policy | None = None, reflector: Reflector | None = None, steps: int = 8
+    root: Path,
+    policy: Policy | None = None,
+    reflector: Reflector | None = None,
+    steps: int = 8,
+    keep: Keep | None = None,
+    saved: Session | None = None,
+    keymap: dict[str, str] | None = None,
 ) -> ExploreApp:
     """The interface with players that are there at once and a clock that stands still."""
     pair = (policy or Guide(), reflector or Talker())
-    return ExploreApp(Repo.open(root), lambda: pair, ExploreConfig(horizon=steps), clock=lambda: 0.0)
+    config = ExploreConfig(horizon=steps)
+    more = {"keep": keep, "saved": saved, "keymap": keymap}
+    return ExploreApp(Repo.open(root), lambda: pair, config, **more, clock=lambda: 0.0)  # type: ignore[arg-type]
 
 
 async def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
