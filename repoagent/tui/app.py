@@ -287,9 +287,7 @@ class ExploreApp(Frame):
     # -- sessions --------------------------------------------------------------------------
 
     def action_follow_up(self) -> None:
-        self.box.value = "+ "
-        self.box.cursor_position = len(self.box.value)
-        self.box.focus()
+        self.box.begin("+ ")
 
     def action_sessions(self) -> None:
         async def reopen(name: str | None) -> None:

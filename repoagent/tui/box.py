@@ -43,6 +43,14 @@ A question that begins with **+** follows up on the answer shown.
         self._asked.append(question)
         self._recalled = len(self._asked)
 
+    def begin(self, text: str = "") -> None:
+        """Have a question typed that begins with ``text``; without it the one before can be changed."""
+        self.select_on_focus = not text  # what is typed takes the place of what is selected
+        if text:
+            self.value = text
+            self.cursor_position = len(text)
+        self.focus()
+
     def action_recall(self, step: int) -> None:
         self._recalled = min(max(0, self._recalled + step), len(self._asked))
         self.value = [*self._asked, ""][self._recalled]

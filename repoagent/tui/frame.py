@@ -53,7 +53,7 @@ class Frame(App[None]):
             yield Preview(self.repo, id="preview")
             yield AnswerList(id="answers", markup=False)
         yield Static(id="status")
-        yield Footer()
+        yield Footer(compact=True)
 
     def on_mount(self) -> None:
         # Kept, because a message from the walker may come when the screen is already gone.
@@ -128,7 +128,7 @@ class Frame(App[None]):
             self.tell(f"Copied {place}")
 
     def action_ask(self) -> None:
-        self.box.focus()
+        self.box.begin()
 
     def action_toggle_trail(self) -> None:
         self.body.toggle_class("-file")

@@ -161,7 +161,7 @@ class FileScreen(Search):
 class SessionsScreen(Search):
     """A session on the repository at ``where``, to go on with."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+d", "delete", "Delete")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+d", "delete", "Delete", priority=True)]
     TITLE_LINE = "Sessions"
     HINT = "Type to search · Enter reopens · ^d deletes · Esc"
 

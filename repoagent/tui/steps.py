@@ -25,7 +25,8 @@ Ask where something is in this repository.
 A small model walks the tree: at each step it writes what it makes of the place and picks one of \
 the numbered options, opening files until it names one and its lines.
 
-Everything is read here, nothing is written, and with local models nothing leaves the machine."""
+While it walks, space holds it and o takes over; F1 tells the keys of each pane. Nothing is written \
+into the repository, and with local models nothing leaves the machine."""
 FLUSH = 0.1
 """Seconds between redraws of a reflection that streams in."""
 
