@@ -382,6 +382,8 @@ class ExploreApp(Frame):
                 return walk is not None and bool(walk.decisions or asking)
             case "wrong":
                 return bool(self.answers) and not asking
+            case "sessions":
+                return not asking
             case "pick":
                 return bool(self.answers)
             case "edit" | "copy":
@@ -409,8 +411,9 @@ class ExploreApp(Frame):
         """The command palette: every action that does something now."""
         for command in keys.COMMANDS:
             if command.name not in ("leave", "next_pane") and self.can(command.name):
+                key = self._keys.get(command.name) or command.display or command.keys
                 act = getattr(self, f"action_{command.name}")
-                yield SystemCommand(command.label, f"{command.does} ({command.display or command.keys})", act)
+                yield SystemCommand(command.label, f"{command.does} ({key})", act)
         for index, answer in enumerate(self.answers):
             yield SystemCommand(f"Answer {index + 1}", display(answer.path), partial(self.action_pick, index))
         yield SystemCommand("Theme", "Change the colours", self.action_change_theme)
