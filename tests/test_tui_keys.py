@@ -39,6 +39,16 @@ async def test_every_action_is_in_the_palette(shop: Path) -> None:
         await wait_until(lambda: app.preview.path == app.answers[1].path)
 
 
+async def test_names_in_the_palette_are_never_markup(shop: Path) -> None:
+    (shop / "[@click=app.quit]timeout.md").write_text("the default timeout is configured here\n")
+    app = make_app(shop)
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(app)
+        await answered(app)
+        await pilot.press("ctrl+p")
+        await wait_until(lambda: "[@click=app.quit]timeout.md" in screen_text(app))
+
+
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
 async def test_help_for_the_focused_pane(shop: Path, size: tuple[int, int]) -> None:
     app = make_app(shop)

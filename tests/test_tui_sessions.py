@@ -10,7 +10,9 @@ import pytest
 from textual.widgets import OptionList
 
 from repoagent import session as sessions
+from repoagent.errors import InputError
 from repoagent.session import Session
+from repoagent.tui import run
 from repoagent.tui.screens import SessionsScreen
 from repoagent.tui.steps import StepView
 from repoagent.tui.walker import Keep
@@ -135,6 +137,22 @@ async def test_searched_deleted_and_reopened(shop: Path, saved: Session, tmp_pat
         await answered(app)
         assert app.sitting.session == saved and not isinstance(app.screen, SessionsScreen)
     assert {s.id for s in sessions.load_all()[0]} == {saved.id, elsewhere.id}
+
+
+async def test_questions_of_earlier_sittings_are_in_the_history(shop: Path, saved: Session) -> None:
+    app = make_app(shop, keep=Keep(str(shop), sessions=True))
+    async with app.run_test(size=WIDE) as pilot:
+        await wait_until(lambda: "Ready" in status(app))
+        await app.workers.wait_for_complete()
+        await pilot.press("up")
+        assert app.box.value == OTHER
+        await pilot.press("up")
+        assert app.box.value == QUESTION
+
+
+def test_a_session_of_another_repository(shop: Path, saved: Session, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"is of {shop}; leave the repository out"):
+        run(str(tmp_path), "random", "none", saved=saved)
 
 
 async def test_exported(shop: Path, saved: Session, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def run(
     from repoagent import config
     from repoagent.errors import InputError
     from repoagent.explore import ExploreConfig
-    from repoagent.repo import DirectoryRepo, Repo
+    from repoagent.repo import DirectoryRepo, Repo, display
     from repoagent.tui.app import ExploreApp
     from repoagent.tui.keys import keymap
     from repoagent.tui.walker import Keep, Pair, preload_torch
@@ -46,6 +46,8 @@ def run(
     settings = config.DEFAULTS | config.load()
     repo = Repo.open(repo_path)
     where = repo.root if isinstance(repo, DirectoryRepo) else os.path.realpath(repo_path)
+    if saved is not None and saved.repo != where:
+        raise InputError(f"session {saved.id} is of {display(saved.repo)}; leave the repository out.")
     keep = Keep(where, bool(settings["sessions"]), bool(settings["corrections"]))
     keys = keymap(str(settings["keys"]))
     app = ExploreApp(repo, players, ExploreConfig(horizon=steps), keep=keep, saved=saved, keymap=keys)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from textual import on
+from textual import on, work
 from textual.app import SystemCommand
+from textual.markup import escape
 from textual.screen import Screen
 from textual.widgets import Input, OptionList, Tree
 
@@ -60,6 +62,15 @@ class ExploreApp(Frame):
         self.walker.load()
         if self._saved is not None:
             await self._reopen(self._saved)
+        if self.keep.sessions:
+            self._recall()
+
+    @work
+    async def _recall(self) -> None:
+        """Have the questions of earlier sittings on the arrow keys."""
+        found, _ = await asyncio.to_thread(sessions.load_all)
+        here = [s for s in reversed(found) if s.repo == self.keep.where]
+        self.box.remember_earlier([asked.question for session in here for asked in session.asked])
 
     def _not_written(self, reason: str) -> None:
         self.call_from_thread(self.notify, reason, severity="error", markup=False)
@@ -292,7 +303,12 @@ class ExploreApp(Frame):
     def action_sessions(self) -> None:
         async def reopen(name: str | None) -> None:
             if name is not None:
-                await self._reopen(sessions.load(name))
+                try:
+                    session = await asyncio.to_thread(sessions.load, name)
+                except InputError as error:
+                    self.status(str(error), "error")
+                else:
+                    await self._reopen(session)
 
         self.push_screen(SessionsScreen(self.keep.where, self.sitting.session.id), reopen)
 
@@ -415,5 +431,6 @@ class ExploreApp(Frame):
                 act = getattr(self, f"action_{command.name}")
                 yield SystemCommand(command.label, f"{command.does} ({key})", act)
         for index, answer in enumerate(self.answers):
-            yield SystemCommand(f"Answer {index + 1}", display(answer.path), partial(self.action_pick, index))
+            path = escape(display(answer.path))  # the palette reads markup, which can carry actions
+            yield SystemCommand(f"Answer {index + 1}", path, partial(self.action_pick, index))
         yield SystemCommand("Theme", "Change the colours", self.action_change_theme)

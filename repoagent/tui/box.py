@@ -43,6 +43,12 @@ A question that begins with **+** follows up on the answer shown.
         self._asked.append(question)
         self._recalled = len(self._asked)
 
+    def remember_earlier(self, questions: list[str]) -> None:
+        """``questions`` were asked before all that is remembered."""
+        older = [q for q in dict.fromkeys(questions) if q not in self._asked]
+        self._asked[:0] = older
+        self._recalled += len(older)
+
     def begin(self, text: str = "") -> None:
         """Have a question typed that begins with ``text``; without it the one before can be changed."""
         self.select_on_focus = not text  # what is typed takes the place of what is selected
