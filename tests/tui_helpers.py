@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from textual.pilot import Pilot
+from textual.widgets import OptionList
 from textual.worker import WorkerCancelled
 
 from repoagent.environment import Observation
@@ -18,6 +20,7 @@ from repoagent.players import Policy, Reflector
 from repoagent.repo import Repo
 from repoagent.session import Session
 from repoagent.tui.app import ExploreApp
+from repoagent.tui.screens import OptionsScreen
 from repoagent.tui.walker import Keep
 
 QUESTION = "Where is the default timeout configured?"
@@ -168,3 +171,24 @@ class Gate:
         if self._left <= 0:
             self.reached.set()
             assert self.open.wait(30)
+
+
+async def held(app: ExploreApp, step: int) -> None:
+    """Wait until the walk is held at ``step``."""
+    await wait_until(lambda: status(app).startswith(f"Held at step {step}:"))
+
+
+def way(app: ExploreApp) -> list[str]:
+    """What the walk has decided, step by step."""
+    assert app.walker.walk is not None
+    return [d.taken.option.text.split(" (")[0] for d in app.walker.walk.decisions]
+
+
+async def choose(app: ExploreApp, pilot: Pilot[None], text: str) -> None:
+    """Choose the option that begins with ``text`` in the dialogue."""
+    await wait_until(lambda: isinstance(app.screen, OptionsScreen) and app.screen.query(OptionList))
+    options = app.screen.query_one(OptionList)
+    index = next(i for i in range(options.option_count) if f" {text}" in str(options.options[i].prompt))
+    while options.highlighted != index:
+        await pilot.press("down" if (options.highlighted or 0) < index else "up")
+    await pilot.press("enter")

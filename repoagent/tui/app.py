@@ -179,6 +179,8 @@ class ExploreApp(Frame):
             self._question, self.walker.walk, event.answers, event.identified, seconds, self._names
         )
         self._show_answers(event.answers, event.steps, event.identified, seconds, self._names)
+        if self._choose_when_held:  # the last action was under way already
+            self._choose(len(self.walker.walk.decisions) - 1)
 
     def _show_answers(
         self, answers: Sequence[Answer], steps: int, identified: bool, seconds: float, names: tuple[str, str]

@@ -135,6 +135,7 @@ class Walker:
         self.cancel()
         self.walk = Walk(task)
         self.walk.decisions.extend(decisions)
+        self._new_take_overs(self.walk)  # they were stored then
 
     def cancel(self) -> None:
         """Abandon the current walk."""
@@ -227,17 +228,21 @@ class Walker:
         if not self._keep.corrections:
             return
         stored = 0
-        for number, made in enumerate(walk.decisions):
-            way = tuple((d.taken.option.kind, d.taken.option.target) for d in walk.decisions[: number + 1])
-            key = (walk.task, way)
-            if made.proposed is None or key in self._stored:
-                continue
-            self._stored.add(key)
+        for number in self._new_take_overs(walk):
             states = corrections.taken_over(environment, walk.task, walk.decisions[: number + 1])
             corrections.store(self._keep.where, states, corrections.TAKE_OVER, now())
             stored += len(states)
         if stored:
             self._post(Corrected(run, stored))
+
+    def _new_take_overs(self, walk: Walk) -> list[int]:
+        """Steps at which the user took another option, and that are met for the first time."""
+        options = [made.taken.option for made in walk.decisions]
+        way = [(option.kind, option.target) for option in options]
+        keys = {i: (walk.task, *way[: i + 1]) for i, d in enumerate(walk.decisions) if d.proposed is not None}
+        found = [number for number, key in keys.items() if key not in self._stored]
+        self._stored.update(keys.values())
+        return found
 
     def _correct(self, run: int, walk: Walk, path: str, previous: threading.Thread | None) -> None:
         try:
