@@ -397,6 +397,16 @@ async def test_preview_scrolls_to_the_lines(shop: Path) -> None:
         assert "▌3002" in screen_text(app) and "▌3003" not in screen_text(app)
 
 
+async def test_preview_of_a_file_that_was_edited(shop: Path) -> None:
+    app = make_app(shop)
+    async with app.run_test(size=WIDE):
+        app.preview.show("README.md")
+        await wait_until(lambda: "few" in screen_text(app))
+        (shop / "README.md").write_text("# Now empty\n")
+        app.preview.reload()
+        await wait_until(lambda: "# Now empty" in screen_text(app))
+
+
 def test_preview_rows(shop: Path) -> None:
     (shop / "wide.min.js").write_text("a" * 1_000_000 + "\n\tb\n")
     rows = read_rows(Repo.open(shop), "wide.min.js")

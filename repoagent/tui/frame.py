@@ -116,6 +116,7 @@ class Frame(App[None]):
         try:
             with self.suspend():
                 editor.edit(posixpath.join(self.repo.root, path), line)
+            self.preview.reload()
         except InputError as error:
             self.status(str(error), "error")
         except SuspendNotSupported:

@@ -58,6 +58,12 @@ editor at its line, **c** copies path:line.
         """Show the file at ``path`` with the lines ``span`` (1-based, inclusive) marked."""
         self._show(path, span)
 
+    def reload(self) -> None:
+        """Read the file anew."""
+        self._finished = ""
+        self._repo.forget(self.path)
+        self._show(self.path, self._span)
+
     def clear(self) -> None:
         """Show nothing."""
         self.workers.cancel_node(self)
