@@ -60,5 +60,7 @@ def test_export_and_delete(session: Session, data: Path, tmp_path: Path) -> None
     refused = run("export", "--output", tmp_path / "no" / "out.md")
     assert refused.returncode == 2 and "cannot write" in one_line(refused)
     assert run("delete", session.id).stdout == f"deleted {session.id}\n"
+    reopened = plain_run("explore", "--session", session.id, env=environment())
+    assert reopened.returncode == 2 and "no session is called" in one_line(reopened)
     gone = run("delete", session.id)
     assert gone.returncode == 2 and "no session is called" in one_line(gone)
