@@ -185,9 +185,7 @@ def _widened(question: str, text: str, repo: Repo, steps: int, watch: Watch) -> 
         return Task(question), ExploreConfig(horizon=steps)
     names, left_out = contexts.names(text, repo), contexts.changed_files(text, repo)
     watch(Widened(tuple(names), left_out))
-    quoted = [f"`{name}`" for name in names]
-    task = Task(" ".join([question, *quoted[:1]]), search=" ".join(quoted[1:]))
-    return task, ExploreConfig(horizon=steps, exclude=left_out)
+    return contexts.widened(question, names), ExploreConfig(horizon=steps, exclude=left_out)
 
 
 def merged(found: Sequence[Found], top: int) -> list[tuple[Found, Answer]]:

@@ -15,7 +15,7 @@ try:
 
     import typer
 
-    from repoagent import __version__, config
+    from repoagent import __version__, config, history
     from repoagent.errors import InputError
     from repoagent.program import COMPLETE, raise_interrupts, run
 except KeyboardInterrupt:  # these imports take long enough to be interrupted
@@ -30,7 +30,7 @@ app = typer.Typer(
     "and lines.",
     epilog="Exit codes: 0 answered, 1 no confident answer, 2 wrong usage or unreadable input, 3 model "
     "missing or broken, 130 interrupted.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     # rich's help would take as long to import as everything else together, and reads markup.
     rich_markup_mode=None,
@@ -40,6 +40,7 @@ app = typer.Typer(
 bench = typer.Typer(help="Benchmarks: every system on the same tasks, in one table.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 app.add_typer(config.app, name="config")
+app.add_typer(history.app, name="sessions")
 
 PolicyOption = Annotated[
     str,
@@ -98,9 +99,14 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Options of repoagent itself."""
-    name = context.invoked_subcommand or ""
-    context.default_map = {name: config.defaults(name)}
+    """Options of repoagent itself; without a command it explores where it is, or says what there is."""
+    name = context.invoked_subcommand
+    if name:
+        context.default_map = {name: config.defaults(name)}
+    elif sys.stdin.isatty() and sys.stdout.isatty():
+        explore(**config.defaults("explore"))
+    else:
+        print(context.get_help())
 
 
 # -- ask ---------------------------------------------------------------------------------------
@@ -166,22 +172,35 @@ def ask(
 
 @app.command()
 def explore(
-    repo: Annotated[str, typer.Argument(help="A directory, .zip or .tar.gz.")] = ".",
+    repo: Annotated[
+        str | None,
+        typer.Argument(help="A directory, .zip or .tar.gz. [default: ., or that of the session]"),
+    ] = None,
     steps: StepsOption = 8,
     reflect: ReflectOption = True,
     policy: PolicyOption = "bundled",
     reflector: ReflectorOption = "bundled",
+    session: Annotated[
+        str | None,
+        typer.Option("--session", metavar="ID", help="Go on with a saved session; last is the newest."),
+    ] = None,
 ) -> None:
-    """Ask in a terminal interface and watch the model walk."""
-    from repoagent.repo import Repo
+    """Ask in a terminal interface and watch the model walk.
 
+    Bare `repoagent` in a terminal does the same here.
+    """
+    from repoagent.repo import Repo
+    from repoagent.session import load
+
+    saved = load(session) if session else None
+    repo = repo or (saved.repo if saved else ".")
     Repo.open(repo)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InputError("explore needs a terminal; use `repoagent ask` in scripts and pipes.")
     from repoagent import tui
 
     raise_interrupts()
-    raise typer.Exit(tui.run(repo, policy, reflector if reflect else "none", steps))
+    raise typer.Exit(tui.run(repo, policy, reflector if reflect else "none", steps, saved))
 
 
 @app.command("mcp")

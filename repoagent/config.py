@@ -2,7 +2,7 @@
 
 The file is ``config.toml`` in the user's configuration folder, or what ``REPOAGENT_CONFIG`` names. Its
 values stand in for the defaults of the options of ``ask``, ``explore`` and ``mcp``; an option on the command
-line wins.
+line wins. What has no option is of ``explore`` alone: what it keeps, its theme and its keys.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ DEFAULTS: dict[str, str | int | bool] = {
     "steps": 8,
     "top": 5,
     "reflect": True,
+    "sessions": True,
+    "corrections": True,
+    "theme": "textual-dark",
+    "keys": "none",
 }
 """Every key with the value that counts where the file has none; it also gives the type."""
 COMMANDS = {
@@ -196,7 +200,7 @@ def show(context: typer.Context) -> None:
     for key, default in DEFAULTS.items():
         value = values.get(key, default)
         shown = display(value) if isinstance(value, str) else json.dumps(value)
-        print(f"{key:<10} {shown:<12} {'set there' if key in values else 'default'}")
+        print(f"{key:<11} {shown:<12} {'set there' if key in values else 'default'}")
 
 
 @app.command("set")

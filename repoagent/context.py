@@ -16,9 +16,11 @@ import stat
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from repoagent.errors import InputError
+from repoagent.explore import Task
 from repoagent.repo import Repo, decode, display, is_binary
 from repoagent.terms import STOPWORDS, parts
 
@@ -67,6 +69,12 @@ def names(context: str, repo: Repo) -> list[str]:
     likely = sorted(counts, key=lambda name: (len(parts(name)) < 2, -counts[name]))[:_CANDIDATES]
     worth = {name: math.log1p(counts[name]) * rarity**2 for name, rarity in _rarity(likely, repo).items()}
     return [*first, *sorted(worth, key=lambda name: -worth[name])][:NAMES]
+
+
+def widened(question: str, found: Sequence[str]) -> Task:
+    """``question`` with the names that were ``found`` in its context."""
+    quoted = [f"`{name}`" for name in found]
+    return Task(" ".join([question, *quoted[:1]]), search=" ".join(quoted[1:]))
 
 
 def _rarity(candidates: list[str], repo: Repo) -> dict[str, float]:

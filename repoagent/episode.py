@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from repoagent.environment import Environment, Observation, Option, StepResult
+from repoagent.errors import InputError
 from repoagent.players import NoReflector, Policy, RandomPolicy, Reflector, choose
 
 
@@ -81,6 +82,15 @@ class Trajectory:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """A decision of an earlier episode: what the players gave then, and the ``option`` taken."""
+
+    reflection: str
+    log_probabilities: tuple[float, ...]
+    option: Option
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The episode is over."""
 
@@ -98,11 +108,15 @@ def play(
     *,
     seed: int | None = None,
     greedy: bool | None = None,
+    taken: Sequence[Taken] = (),
 ) -> Iterator[Event]:
     """Play one episode and yield what happens as it happens.
 
     With ``greedy`` the most likely option is taken, else one drawn with ``seed``; by default
     options are drawn for a random policy alone, whose most likely one means nothing.
+
+    The episode begins with the decisions ``taken``, for which the players are not asked again; ``InputError``
+    if the environment does not offer one of them any more.
     """
     if greedy is None:
         greedy = not isinstance(policy, RandomPolicy)
@@ -111,23 +125,38 @@ def play(
     trajectory = Trajectory()
     observation = environment.reset(task, seed)
     while observation.options:
-        yield Observed(len(trajectory.steps), observation)
-        pieces = []
-        for piece in reflector.stream(observation):
-            pieces.append(piece)
-            yield ReflectionToken(piece)
-        reflection = "".join(pieces).strip()
-        yield Reflected(reflection)
-        (log_probabilities,) = policy.distribution([observation], [reflection])
-        index = choose(log_probabilities, rng)
-        yield Decided(tuple(log_probabilities), index)
+        number = len(trajectory.steps)
+        yield Observed(number, observation)
+        if number < len(taken):
+            reflection, log_probabilities = taken[number].reflection, taken[number].log_probabilities
+            index = _offered(taken[number], observation)
+            yield Reflected(reflection)
+        else:
+            pieces = []
+            for piece in reflector.stream(observation):
+                pieces.append(piece)
+                yield ReflectionToken(piece)
+            reflection = "".join(pieces).strip()
+            yield Reflected(reflection)
+            log_probabilities = tuple(policy.distribution([observation], [reflection])[0])
+            index = choose(log_probabilities, rng)
+        yield Decided(log_probabilities, index)
         result = environment.step(index)
-        trajectory.steps.append(Step(observation, reflection, tuple(log_probabilities), index, result))
+        trajectory.steps.append(Step(observation, reflection, log_probabilities, index, result))
         yield Acted(observation.options[index], result)
         if result.done:
             break
         observation = result.observation
     yield Finished(trajectory)
+
+
+def _offered(decision: Taken, observation: Observation) -> int:
+    """The index of what was taken among the options that there are now."""
+    wanted = decision.option
+    same = [(o.kind, o.target) == (wanted.kind, wanted.target) for o in observation.options]
+    if True not in same or len(same) != len(decision.log_probabilities):
+        raise InputError("the repository has changed since this was asked, so the way is another; ask again.")
+    return same.index(True)
 
 
 def play_batch(

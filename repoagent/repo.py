@@ -202,6 +202,10 @@ class Repo(ABC):
                 self._cached -= len(self._cache.popitem(last=False)[1])
         return data
 
+    def forget(self, path: str) -> None:
+        """Read the file at ``path`` anew when it is next asked for, as it may have been edited."""
+        self._cached -= len(self._cache.pop(path, b""))
+
     def text(self, path: str) -> str:
         """:meth:`read_bytes` as text; empty if binary."""
         data = self.read_bytes(path)

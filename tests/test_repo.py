@@ -370,3 +370,14 @@ def no_descriptor_leaks() -> Iterator[None]:
     before = len(list(folder.iterdir())) if folder.is_dir() else 0
     yield
     assert not before or len(list(folder.iterdir())) <= before
+
+
+def test_a_file_that_is_forgotten_is_read_anew(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("before\n")
+    repo = Repo.open(tmp_path)
+    assert repo.lines("a.txt") == ["before"]
+    file.write_text("after\n")
+    repo.forget("a.txt")
+    repo.forget("never read")
+    assert repo._cached == 0 and repo.lines("a.txt") == ["after"]

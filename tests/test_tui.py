@@ -126,7 +126,7 @@ async def test_an_answer_leaves_a_question_being_typed_alone(shop: Path) -> None
         await ask(app)
         await wait_until(gate.reached.is_set)
         app.box.value = ""
-        await pilot.press("q", "slash", "1")
+        await pilot.press("slash", "q", "slash", "1")
         gate.open.set()
         await answered(app)
         assert app.focused is app.box
@@ -395,6 +395,16 @@ async def test_preview_scrolls_to_the_lines(shop: Path) -> None:
         app.preview.show("long.py", (3000, 3002))
         await wait_until(lambda: "▌3000  x3000 = 3000" in screen_text(app))
         assert "▌3002" in screen_text(app) and "▌3003" not in screen_text(app)
+
+
+async def test_preview_of_a_file_that_was_edited(shop: Path) -> None:
+    app = make_app(shop)
+    async with app.run_test(size=WIDE):
+        app.preview.show("README.md")
+        await wait_until(lambda: "few" in screen_text(app))
+        (shop / "README.md").write_text("# Now empty\n")
+        app.preview.reload()
+        await wait_until(lambda: "# Now empty" in screen_text(app))
 
 
 def test_preview_rows(shop: Path) -> None:

@@ -80,6 +80,26 @@ def test_underway(shop: Path, snap_compare: Compare) -> None:
         gate.open.set()
 
 
+@pytest.mark.parametrize("key", ["", "o"], ids=["held", "options"])
+def test_held(shop: Path, snap_compare: Compare, key: str) -> None:
+    gate = Gate()
+    app = make_app(shop, Guide(("open docs/guide.md", *ROAD), gate))
+
+    async def prepare(pilot: Pilot[None]) -> None:
+        still(app)
+        await wait_until(lambda: "Ready" in status(app))
+        await ask(app)
+        await wait_until(gate.reached.is_set)
+        await pilot.press("space")
+        gate.open.set()
+        await wait_until(lambda: status(app).startswith("Held at step 1"))
+        if key:
+            await pilot.press(key)
+        await settled(app)
+
+    assert snap_compare(app, terminal_size=(80, 24), run_before=prepare)
+
+
 def test_no_model(shop: Path, snap_compare: Compare) -> None:
     def players() -> None:
         raise ModelError("no checkpoint in ./mine; name a folder that holds one, or `bundled`.")

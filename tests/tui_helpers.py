@@ -10,13 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from textual.pilot import Pilot
+from textual.widgets import OptionList
 from textual.worker import WorkerCancelled
 
 from repoagent.environment import Observation
 from repoagent.explore import ExploreConfig
 from repoagent.players import Policy, Reflector
 from repoagent.repo import Repo
+from repoagent.session import Session
 from repoagent.tui.app import ExploreApp
+from repoagent.tui.screens import OptionsScreen
+from repoagent.tui.walker import Keep
 
 QUESTION = "Where is the default timeout configured?"
 FILES = {
@@ -90,11 +95,19 @@ class Talker:
 
 
 def make_app(
-    root: Path, policy: Policy | None = None, reflector: Reflector | None = None, steps: int = 8
+    root: Path,
+    policy: Policy | None = None,
+    reflector: Reflector | None = None,
+    steps: int = 8,
+    keep: Keep | None = None,
+    saved: Session | None = None,
+    keymap: dict[str, str] | None = None,
 ) -> ExploreApp:
     """The interface with players that are there at once and a clock that stands still."""
     pair = (policy or Guide(), reflector or Talker())
-    return ExploreApp(Repo.open(root), lambda: pair, ExploreConfig(horizon=steps), clock=lambda: 0.0)
+    config = ExploreConfig(horizon=steps)
+    more = {"keep": keep, "saved": saved, "keymap": keymap}
+    return ExploreApp(Repo.open(root), lambda: pair, config, **more, clock=lambda: 0.0)  # type: ignore[arg-type]
 
 
 async def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
@@ -158,3 +171,24 @@ class Gate:
         if self._left <= 0:
             self.reached.set()
             assert self.open.wait(30)
+
+
+async def held(app: ExploreApp, step: int) -> None:
+    """Wait until the walk is held at ``step``."""
+    await wait_until(lambda: status(app).startswith(f"Held at step {step}:"))
+
+
+def way(app: ExploreApp) -> list[str]:
+    """What the walk has decided, step by step."""
+    assert app.walker.walk is not None
+    return [d.taken.option.text.split(" (")[0] for d in app.walker.walk.decisions]
+
+
+async def choose(app: ExploreApp, pilot: Pilot[None], text: str) -> None:
+    """Choose the option that begins with ``text`` in the dialogue."""
+    await wait_until(lambda: isinstance(app.screen, OptionsScreen) and app.screen.query(OptionList))
+    options = app.screen.query_one(OptionList)
+    index = next(i for i in range(options.option_count) if f" {text}" in str(options.options[i].prompt))
+    while options.highlighted != index:
+        await pilot.press("down" if (options.highlighted or 0) < index else "up")
+    await pilot.press("enter")

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from pygments.lexers import find_lexer_class_for_filename  # type: ignore[import-untyped]
 from textual import work
+from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.geometry import Size
 from textual.highlight import highlight
@@ -29,6 +30,13 @@ CONTEXT = 3
 class Preview(ScrollView, can_focus=True):
     """A file; only the lines in view are ever rendered."""
 
+    HELP = """\
+## File
+
+The answer's lines are marked with **▌**. **↑ ↓** and **PgUp PgDn** scroll, **Enter** opens the file in the
+editor at its line, **c** copies path:line.
+"""
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "app.edit", "Edit", show=False)]
     COMPONENT_CLASSES: ClassVar[set[str]] = {"preview--answer"}
 
     def __init__(self, repo: Repo, *, id: str | None = None) -> None:
@@ -41,9 +49,20 @@ class Preview(ScrollView, can_focus=True):
         self._note = "The answer's lines appear here."
         self.border_title = "Preview"
 
+    @property
+    def line(self) -> int:
+        """The line to go to: the first of those marked, else the first in view."""
+        return self._span[0] or round(self.scroll_y) + 1
+
     def show(self, path: str, span: tuple[int, int] = (0, 0)) -> None:
         """Show the file at ``path`` with the lines ``span`` (1-based, inclusive) marked."""
         self._show(path, span)
+
+    def reload(self) -> None:
+        """Read the file anew."""
+        self._finished = ""
+        self._repo.forget(self.path)
+        self._show(self.path, self._span)
 
     def clear(self) -> None:
         """Show nothing."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
+from textual.message import Message
 from textual.widgets import Static
 
 from repoagent.environment import Observation, Option
@@ -23,7 +25,8 @@ Ask where something is in this repository.
 A small model walks the tree: at each step it writes what it makes of the place and picks one of \
 the numbered options, opening files until it names one and its lines.
 
-Everything is read here, nothing is written, and with local models nothing leaves the machine."""
+While it walks, space holds it and o takes over; F1 tells the keys of each pane. Nothing is written \
+into the repository, and with local models nothing leaves the machine."""
 FLUSH = 0.1
 """Seconds between redraws of a reflection that streams in."""
 
@@ -40,18 +43,30 @@ def bar(share: float, cells: int = BAR) -> str:
     return ("█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")).ljust(cells)
 
 
+def place(observation: Observation) -> str:
+    """Where a decision is due, in words."""
+    if observation.options and observation.options[0].kind == "lines":
+        return "which lines?"
+    return f"in {display(observation.location)}/" if observation.location else "at the top"
+
+
 class StepView(Vertical):
     """One step: where, the reflection, the options."""
 
+    class Clicked(Message):
+        """Step ``number`` (from 1) was clicked."""
+
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            self.number = number
+
     def __init__(self, number: int, observation: Observation) -> None:
         super().__init__()
+        self.number = number
         self._observation = observation
-        lines = bool(observation.options) and observation.options[0].kind == "lines"
-        place = "which lines?" if lines else f"in {display(observation.location) or '.'}/"
-        if not lines and not observation.location:
-            place = "at the top"
+        where = place(observation)
         self._title = Static(
-            Content.assemble((f"Step {number}", "bold $primary"), ("  " + place, "$text 60%")),
+            Content.assemble((f"Step {number}", "bold $primary"), ("  " + where, "$text 60%")),
             classes="title",
         )
         self._reflection = Static("", classes="reflection", markup=False)
@@ -66,6 +81,10 @@ class StepView(Vertical):
 
     def on_mount(self) -> None:
         self._reflection.display = self._options.display = False
+
+    def on_click(self, event: events.Click) -> None:
+        event.stop()
+        self.post_message(self.Clicked(self.number))
 
     def add_reflection(self, piece: str) -> None:
         """One more piece; drawn with those that follow shortly."""
@@ -84,12 +103,20 @@ class StepView(Vertical):
         self._reflection.display = bool(text.strip())
         self._reflection.update(Content(printable(text.strip())))
 
-    def set_distribution(self, log_probabilities: Sequence[float], index: int) -> None:
-        """The most probable options, the one taken marked."""
+    def set_distribution(
+        self, log_probabilities: Sequence[float], index: int, proposed: int | None = None
+    ) -> None:
+        """The most probable options; ``proposed`` is the policy's where the user took another."""
         options = self._observation.options
-        order = sorted(range(len(options)), key=lambda i: (i != index, -log_probabilities[i]))[:TOP]
+        marked = (index, proposed)
+        order = sorted(range(len(options)), key=lambda i: (i not in marked, -log_probabilities[i]))[:TOP]
         order.sort(key=lambda i: -log_probabilities[i])
-        rows = [_row(options[i], math.exp(log_probabilities[i]), i == index) for i in order]
+        rows = [
+            option_row(
+                options[i], math.exp(log_probabilities[i]), i == index, i == proposed, proposed is not None
+            )
+            for i in order
+        ]
         left = len(options) - len(order)
         if left:
             rows.append(Content.styled(f"   … {left:,} more option{'s' * (left > 1)}", "$text 60%"))
@@ -97,10 +124,14 @@ class StepView(Vertical):
         self._options.display = True
 
 
-def _row(option: Option, probability: float, taken: bool) -> Content:
-    style = "bold $text-success" if taken else "$text"
+def option_row(
+    option: Option, probability: float, taken: bool, overruled: bool = False, by_hand: bool = False
+) -> Content:
+    """An option with its probability as a bar; signs beside colours say what was taken, and by whom."""
+    style = "bold $text-success" if taken else "$text-error" if overruled else "$text"
+    sign = ("◆ " if by_hand else "▸ ") if taken else "✗ " if overruled else "  "
     return Content.assemble(
-        ("▸ " if taken else "  ", style),
+        (sign, style),
         (f"{probability:4.0%} ", style),
         (bar(probability), "$text-success" if taken else "$text-primary"),
         " ",
@@ -111,6 +142,15 @@ def _row(option: Option, probability: float, taken: bool) -> Content:
 class StepLog(VerticalScroll):
     """The steps of the current question, the newest kept in view."""
 
+    HELP = """\
+## Steps
+
+What the models make of each place, and the options with their probabilities: **▸** taken by the policy,
+**◆** taken by you, **✗** what the policy wanted instead.
+
+**Space** or **p** holds the walk and lets it go on, **n** lets it do one action, **b** takes one back,
+**o** or a click on a step chooses another option.
+"""
     current: StepView | None = None
     _following = True
 

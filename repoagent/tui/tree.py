@@ -31,9 +31,15 @@ class Place:
 class RepoTree(Tree[Place]):
     """The tree at the left; ``show_walk`` lights a place up."""
 
+    HELP = """\
+## Repository
+
+**▸ ▾** folders, **◂** where the walk is, **●** opened, **✗** opened and left, **★** the answer.
+**Enter** shows a file or opens a folder, **Space** opens and closes one.
+"""
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "repo-tree--directory", "repo-tree--here", "repo-tree--opened", "repo-tree--answer",
-        "repo-tree--dim",
+        "repo-tree--rejected", "repo-tree--dim",
     }  # fmt: skip
 
     def __init__(self, repo: Repo, *, id: str | None = None) -> None:
@@ -46,6 +52,8 @@ class RepoTree(Tree[Place]):
         self._walk = 0
         self.here: str | None = None
         self.opened: set[str] = set()
+        self.rejected: set[str] = set()
+        """Files that were opened and left for another."""
         self.answer: str | None = None
         self.guide_depth = 2
 
@@ -57,7 +65,7 @@ class RepoTree(Tree[Place]):
     def start_walk(self) -> None:
         """Put out the lights of the last question."""
         self._walk += 1
-        self.here, self.answer, self.opened = "", None, set()
+        self.here, self.answer, self.opened, self.rejected = "", None, set(), set()
         for path, node in self._places.items():
             if path and node.is_expanded:
                 node.collapse()
@@ -75,12 +83,14 @@ class RepoTree(Tree[Place]):
 
     def show_opened(self, path: str) -> None:
         """The walk has opened the file ``path``."""
+        self.rejected |= self.opened
         self.opened.add(path)
         self._follow(path)
 
     def show_answer(self, path: str) -> None:
         """The file ``path`` is the answer."""
         self.answer = path
+        self.rejected = self.opened - {path}
         self._follow(path)
 
     def point_at(self, path: str) -> None:
@@ -188,6 +198,8 @@ class RepoTree(Tree[Place]):
             look = "dim"
         elif place.path == self.answer and place.kind != "dir":
             look, mark = "answer", "★ "
+        elif place.path in self.rejected:
+            look, mark = "rejected", "✗ "
         elif place.path in self.opened:
             look, mark = "opened", "● "
         elif place.kind == "dir":
@@ -201,7 +213,8 @@ class RepoTree(Tree[Place]):
         # The cursor's colours prevail only where the keys act on it.
         name.stylize(lit + style if self.has_focus else style + lit)
         if node.allow_expand:
-            return Text.assemble(("▾ " if node.is_expanded else "▸ ", base_style + _TOGGLE), name)
+            end = " ◂" if place.path == self.here else ""
+            return Text.assemble(("▾ " if node.is_expanded else "▸ ", base_style + _TOGGLE), name, (end, lit))
         return Text.assemble((mark, base_style + lit), name)
 
 
