@@ -66,6 +66,7 @@ def test_each_option_sees_exactly_the_state_and_itself(model):
 
 def test_order_company_and_padding_change_nothing(model):
     causal, _ = model
+    torch.manual_seed(0)
     head = PointerHead(causal.config.hidden_size)
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -75,7 +76,7 @@ def test_order_company_and_padding_change_nothing(model):
         causal, [(state, options), (state, [options[i] for i in order]), (state, options[:1])]
     )
     scores = head(first, torch.stack(vectors))
-    assert scores.std() > 0.1
+    assert scores.std() > 0.01  # a thousand times what may differ below
     torch.testing.assert_close(head(first, torch.stack(turned)), scores[order], atol=1e-5, rtol=0)
     torch.testing.assert_close(head(first, torch.stack(alone)), scores[:1], atol=1e-5, rtol=0)
 

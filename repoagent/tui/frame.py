@@ -99,6 +99,11 @@ class Frame(App[None]):
         self.line.set_classes(kind)
         self.line.update(Content(display(text)), layout=kind == "error")  # only an error may wrap
 
+    def refresh_bindings(self) -> None:
+        # When quitting, the screen goes before the last messages are handled.
+        if self.screen_stack:
+            super().refresh_bindings()
+
     # -- looking ---------------------------------------------------------------------------
 
     def show_file(self, path: str, span: tuple[int, int]) -> None:
