@@ -21,6 +21,7 @@ WINDOW = 8
 """Lines of one window of evidence."""
 _HIT_CAP = 16  # hits of one term in one file that still count: BM25 saturates long before
 _RELATED = 0.4  # what a word that is only related to one of the question counts beside it
+_ASIDE = 0.7  # what evidence counts in files that are vendored, generated, examples or changelogs
 _HEAD = 15  # lines at the top of a file that tend to say what it is for
 _SHORTLIST = 80  # files whose lines are looked at
 
@@ -241,13 +242,13 @@ class Scent:
             hit.score = hit.content / self._top_content + 0.6 * hit.name / self._top_name
             hit.score += 0.15 * hit.literal
             if _SECONDARY.search(hit.path):
-                hit.score *= 0.7
+                hit.score *= _ASIDE
 
     def _reach(self, hit: Hit) -> float:
         """What brings a file onto the shortlist: its score, and related words for what the question words
         otherwise."""
         related = hit.related / self._top_related + 0.6 * hit.related_name / self._top_related_name
-        return hit.score + _RELATED * related * (0.7 if _SECONDARY.search(hit.path) else 1.0)
+        return hit.score + _RELATED * related * (_ASIDE if _SECONDARY.search(hit.path) else 1.0)
 
     @staticmethod
     def _idf(rows: list[tuple[float, ...]], n: int) -> list[float]:
