@@ -4,7 +4,8 @@ Plain form: ``go`` / ``open`` / ``identify`` (the paper's cd / cat / id) for eve
 current directory. Full form: also ``open`` for files that the lexical scan ranks high wherever
 they are, hints behind every option, ``identify`` for opened files only, and, after ``identify``,
 one more numbered choice among the file's blocks, which gives the lines. In both forms the evidence
-of ``identify`` for a file that was opened holds the lines that were shown.
+of ``identify`` for a file that was opened holds the lines that were shown, and in the plain one that
+of ``go`` for a folder that was visited what it listed: without hints they are all there is to remember.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from repoagent.terms import parts
 STATE_FEATURES = (
     "is_go", "is_up", "is_open", "is_identify", "is_lines", "is_more", "is_hit", "is_last_opened",
     "opened_before", "steps_used", "directory_best", "directory_share", "block_score",
-    "block_reciprocal_rank", "block_definition", "block_position", "block_length",
+    "block_reciprocal_rank", "block_definition", "block_position", "block_length", "visited",
 )  # fmt: skip
 FEATURES = FILE_FEATURES + STATE_FEATURES
 """Names of ``Option.features``; zero where one does not apply to the option's kind."""
@@ -89,6 +90,7 @@ class RepoEnvironment:
         self.chosen: tuple[int, int] | None = None
         self._history: list[str] = []
         self._shown: dict[str, list[str]] = {}
+        self._listed: dict[str, str] = {}
         self._page = 0
         self._steps = 0
         self._done = False
@@ -266,15 +268,18 @@ class RepoEnvironment:
 
     def _go_option(self, name: str, path: str) -> Option:
         best, count = self.scent.directory(path) if self.config.hints else (0.0, 0)
-        up = name == ".."
+        up, seen = name == "..", path in self._listed
         text = f"go {display(name)}" + ("" if up else "/")
         if count and not up:
             text += f" ({count} promising files)"
         state = self._state(
             is_go=float(not up), is_up=float(up), directory_best=best,
-            directory_share=count / max(1, len(self._hits)),
+            directory_share=count / max(1, len(self._hits)), visited=float(seen and not up),
         )  # fmt: skip
-        return Option(text, "go", path, "" if up else _path_words(path), state)
+        evidence = [] if up else [_path_words(path)]
+        if seen and not up and not self.config.hints:
+            evidence.append(self._listed[path])
+        return Option(text, "go", path, "\n".join(evidence), state)
 
     def _block_option(self, rank: int, block: Block) -> Option:
         lines = block.text.split("\n")
@@ -308,7 +313,8 @@ class RepoEnvironment:
             names.append(name + {"dir": "/", "other": " (no regular file)"}.get(entry.kind, ""))
         if len(entries) > 60:
             names.append(f"and {len(entries) - 60} more")
-        return f"{display(self.location) or '.'}: " + ("  ".join(names) or "empty")
+        self._listed[self.location] = "  ".join(names)
+        return f"{display(self.location) or '.'}: {self._listed[self.location] or 'empty'}"
 
     def _read(self, path: str) -> str:
         lines = self.repo.lines(path)
