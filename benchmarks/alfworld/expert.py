@@ -1,0 +1,153 @@
+"""A scripted player of ALFWorld that sees what any player sees: the texts and the admissible commands.
+
+It keeps :class:`~benchmarks.alfworld.beliefs.Beliefs` and follows a few rules. Where an object has not been
+seen it looks into the places that most probably hold one, for what looking costs, counted in the training
+games (``likely.json``); among equals the lower number comes first. So each decision is a function of the goal
+and of what was seen, which a model can imitate.
+
+    python -m benchmarks.alfworld.expert --data DIR --split valid_unseen
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from benchmarks.alfworld.beliefs import LOOK, PREPARE, PUT, Beliefs, arguments, kind, number
+from benchmarks.alfworld.likely import likely
+
+
+class Expert:
+    """Told of every transition by :meth:`observe`, also of those it did not choose, it says what to do next."""
+
+    beliefs: Beliefs
+
+    def reset(self, intro: str) -> None:
+        """Begin a game with its welcome text."""
+        self.beliefs = Beliefs.begin(intro)
+
+    def observe(self, command: str, feedback: str) -> None:
+        """Learn what ``command`` did."""
+        self.beliefs.learn(command, feedback)
+
+    def act(self, admissible: Sequence[str]) -> str:
+        """The best of the ``admissible`` commands."""
+        return _Decision(self.beliefs, admissible).command()
+
+
+class _Decision:
+    """The rules, for one state."""
+
+    def __init__(self, beliefs: Beliefs, admissible: Sequence[str]) -> None:
+        self.beliefs, self.goal = beliefs, beliefs.goal
+        self.admissible = sorted(admissible, key=_order)
+        named = [name for c in admissible if not c.startswith("go ") for name in arguments(c)[-1:]]
+        self.near = {beliefs.here, *named} & set(beliefs.places)
+        """Where things can be done without going: some places share a spot."""
+
+    def command(self) -> str:
+        chosen = self._hands_full() if self.beliefs.held else self._fetch()
+        return chosen or self._wander()
+
+    def _hands_full(self) -> str:
+        held, goal = self.beliefs.held, self.goal
+        if kind(held) != goal.object:
+            return self._put_back()
+        if goal.verb == LOOK:
+            return self._light()
+        if goal.verb in PREPARE and goal.verb not in self.beliefs.prepared.get(held, ()):
+            return self._any(f"{goal.verb} {held} ") or self._nearest(self._of_kind(PREPARE[goal.verb]))
+        home = self._home()
+        return self._any(f"move {held} to {home}") or self._reach(home)
+
+    def _fetch(self) -> str:
+        """Take a wanted object, go to where one was seen, or look for one."""
+        home = self._home() if self.goal.count > 1 else ""
+        settled = self.beliefs.contents.get(home, [])
+        ways = []
+        for place in self.beliefs.places:
+            for thing in self._things(place):
+                if kind(thing) == self.goal.object and place != home and thing not in settled:
+                    way = self._any(f"take {thing} from {place}") or self._reach(place)
+                    fresh = self.goal.verb in PREPARE and not self.beliefs.prepared.get(thing)
+                    ways += [(fresh, self._steps(place), _order(place), _order(thing), way)] if way else []
+        return min(ways)[-1] if ways else self._search(self.goal.object)
+
+    def _light(self) -> str:
+        """Turn on the lamp, go to one, or look for one."""
+        lamp = self.goal.place
+        known = [p for p in self.beliefs.places if any(kind(thing) == lamp for thing in self._things(p))]
+        return self._any(f"use {lamp} ") or self._nearest(known) or self._search(lamp)
+
+    def _put_back(self) -> str:
+        """Free the hand from an object that is not wanted."""
+        held = self.beliefs.held
+        return self._any(f"move {held} to ") or self._likeliest(kind(held), self.beliefs.places)
+
+    def _home(self) -> str:
+        """Where the goal's objects are put: by those that lie there already, else what takes fewest steps."""
+        def merit(place: str) -> tuple[int, float, int]:
+            settled = sum(kind(thing) == self.goal.object for thing in self._things(place))
+            return -settled * (self.goal.count > 1), self._steps(place), number(place)
+        return min(self._of_kind(self.goal.place), key=merit, default="")
+
+    def _search(self, wanted: str) -> str:
+        # Putting one object somewhere is not asked for where one lies there already.
+        vain = self.goal.place if self.goal.verb == PUT and self.goal.count == 1 else ""
+        left = [p for p in self.beliefs.places if p not in self.beliefs.searched and kind(p) != vain]
+        return self._likeliest(wanted, left)
+
+    def _likeliest(self, wanted: str, places: Iterable[str]) -> str:
+        """On to the place that most probably holds what is wanted, for the steps it takes."""
+        probability = likely()[0].get(wanted, {})
+        ways = [
+            (-probability.get(kind(place), 0.0) / max(1.0, self._steps(place)), _order(place), way)
+            for place in places
+            if (way := self._reach(place))
+        ]
+        return min(ways)[-1] if ways else ""
+
+    def _nearest(self, places: Iterable[str]) -> str:
+        ways = [(self._steps(place), _order(place), way) for place in places if (way := self._reach(place))]
+        return min(ways)[-1] if ways else ""
+
+    def _wander(self) -> str:
+        """When all was searched in vain: look again, place after place."""
+        places = self.beliefs.places
+        start = places.index(self.beliefs.here) + 1 if self.beliefs.here in places else 0
+        ways = [way for place in (*places[start:], *places[:start]) if (way := self._reach(place))]
+        return ways[0] if ways else self.admissible[0]
+
+    def _reach(self, place: str) -> str:
+        """The next command on the way to seeing what is in ``place``; "" if nothing is left to do."""
+        if place in self.near:
+            look = "" if place in self.beliefs.searched else f"examine {place}"
+            return self._any(f"open {place}") or self._any(look)
+        return self._any(f"go to {place}")
+
+    def _steps(self, place: str) -> float:
+        """What it takes until ``place`` can be seen into."""
+        if place in self.near:
+            return float(f"open {place}" in self.admissible)
+        if place in self.beliefs.closed:
+            return 2.0
+        return 1.0 if place in self.beliefs.searched else likely()[1].get(kind(place), 1.0)
+
+    def _things(self, place: str) -> list[str]:
+        """What is known to lie in ``place``, or can be taken from it now."""
+        shown = [arguments(c)[0] for c in self.admissible if c.startswith("take ") and c.endswith(f" from {place}")]
+        return list(dict.fromkeys((*self.beliefs.contents.get(place, ()), *shown)))
+
+    def _of_kind(self, wanted: str) -> list[str]:
+        return [place for place in self.beliefs.places if kind(place) == wanted]
+
+    def _any(self, command: str) -> str:
+        """``command`` if it is admissible, or the first that goes on where it ends with a space."""
+        if command.endswith(" "):
+            return next((c for c in self.admissible if c.startswith(command)), "")
+        return command if command in self.admissible else ""
+
+
+def _order(text: str) -> tuple[str | int, ...]:
+    """Sorts by words, and "cabinet 2" before "cabinet 10"."""
+    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text))
