@@ -1,1 +1,1 @@
-"""ALFWorld: household tasks as text games, played on their PDDL problems."""
+"""ALFWorld, the third benchmark of the paper: an engine of its text games, its tasks and its measurements."""

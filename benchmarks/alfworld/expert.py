@@ -47,7 +47,7 @@ class _Decision:
 
     def command(self) -> str:
         chosen = self._hands_full() if self.beliefs.held else self._fetch()
-        return chosen or self._wander()
+        return chosen or self._after(self.beliefs.places)
 
     def _hands_full(self) -> str:
         held, goal = self.beliefs.held, self.goal
@@ -80,9 +80,13 @@ class _Decision:
         return self._any(f"use {lamp} ") or self._nearest(known) or self._search(lamp)
 
     def _put_back(self) -> str:
-        """Free the hand from an object that is not wanted."""
+        """Free the hand from an object that is not wanted: here, else where such things lie."""
         held = self.beliefs.held
-        return self._any(f"move {held} to ") or self._likeliest(kind(held), self.beliefs.places)
+        if here := self._any(f"move {held} to "):
+            return here
+        fits = likely()[0].get(kind(held), {})
+        places = sorted(self.beliefs.places, key=lambda place: (-fits.get(kind(place), 0.0), _order(place)))
+        return self._after(places)
 
     def _home(self) -> str:
         """Where the goal's objects are put: by those that lie there already, else what takes fewest steps."""
@@ -111,10 +115,11 @@ class _Decision:
         ways = [(self._steps(place), _order(place), way) for place in places if (way := self._reach(place))]
         return min(ways)[-1] if ways else ""
 
-    def _wander(self) -> str:
-        """When all was searched in vain: look again, place after place."""
-        places = self.beliefs.places
-        start = places.index(self.beliefs.here) + 1 if self.beliefs.here in places else 0
+    def _after(self, places: Sequence[str]) -> str:
+        """To the next of ``places`` after the one here, round and round."""
+        start = next((i for i, place in enumerate(places) if place in self.near and self._reach(place)), -1)
+        if start < 0 and self.beliefs.here in places:
+            start = places.index(self.beliefs.here) + 1
         ways = [way for place in (*places[start:], *places[:start]) if (way := self._reach(place))]
         return ways[0] if ways else self.admissible[0]
 
