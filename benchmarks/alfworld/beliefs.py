@@ -32,8 +32,8 @@ _NAME = re.compile(r"\b([a-z]+ \d+)\b")
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the game asks for: ``verb`` is put, look or a key of :data:`PREPARE`; ``place`` a type of receptacle,
-    or of lamp."""
+    """What the game asks for: ``verb`` is put, look or a key of :data:`PREPARE`; ``place`` is a type of
+    receptacle, or of lamp."""
 
     verb: str
     object: str
@@ -42,7 +42,7 @@ class Goal:
 
 
 def parse_goal(text: str) -> Goal:
-    """The goal in ``text``: a sentence of one of the twelve wordings, or a welcome text that ends with one."""
+    """The goal in ``text``: a sentence in one of the twelve wordings, or a welcome text that ends with it."""
     sentence = text.rpartition("Your task is to:")[2].strip().rstrip(".").lower()
     for wording in _WORDINGS:
         if match := wording.fullmatch(sentence):

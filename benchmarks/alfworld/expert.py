@@ -18,7 +18,7 @@ from benchmarks.alfworld.likely import likely
 
 
 class Expert:
-    """Told of every transition by :meth:`observe`, also of those it did not choose, it says what to do next."""
+    """Says what to do next; :meth:`observe` tells it of every transition, also of those it did not choose."""
 
     beliefs: Beliefs
 
@@ -32,7 +32,12 @@ class Expert:
 
     def act(self, admissible: Sequence[str]) -> str:
         """The best of the ``admissible`` commands."""
-        return _Decision(self.beliefs, admissible).command()
+        return decide(self.beliefs, admissible)
+
+
+def decide(beliefs: Beliefs, admissible: Sequence[str]) -> str:
+    """What to do in one state, of which nothing else is remembered."""
+    return _Decision(beliefs, admissible).command()
 
 
 class _Decision:
@@ -41,13 +46,14 @@ class _Decision:
     def __init__(self, beliefs: Beliefs, admissible: Sequence[str]) -> None:
         self.beliefs, self.goal = beliefs, beliefs.goal
         self.admissible = sorted(admissible, key=_order)
+        self.places = sorted(beliefs.places, key=_order)
         named = [name for c in admissible if not c.startswith("go ") for name in arguments(c)[-1:]]
         self.near = {beliefs.here, *named} & set(beliefs.places)
         """Where things can be done without going: some places share a spot."""
 
     def command(self) -> str:
         chosen = self._hands_full() if self.beliefs.held else self._fetch()
-        return chosen or self._after(self.beliefs.places)
+        return chosen or self._after(self.places)
 
     def _hands_full(self) -> str:
         held, goal = self.beliefs.held, self.goal
@@ -65,7 +71,7 @@ class _Decision:
         home = self._home() if self.goal.count > 1 else ""
         settled = self.beliefs.contents.get(home, [])
         ways = []
-        for place in self.beliefs.places:
+        for place in self.places:
             for thing in self._things(place):
                 if kind(thing) == self.goal.object and place != home and thing not in settled:
                     way = self._any(f"take {thing} from {place}") or self._reach(place)
@@ -76,7 +82,7 @@ class _Decision:
     def _light(self) -> str:
         """Turn on the lamp, go to one, or look for one."""
         lamp = self.goal.place
-        known = [p for p in self.beliefs.places if any(kind(thing) == lamp for thing in self._things(p))]
+        known = [p for p in self.places if any(kind(thing) == lamp for thing in self._things(p))]
         return self._any(f"use {lamp} ") or self._nearest(known) or self._search(lamp)
 
     def _put_back(self) -> str:
@@ -85,27 +91,33 @@ class _Decision:
         if here := self._any(f"move {held} to "):
             return here
         fits = likely()[0].get(kind(held), {})
-        places = sorted(self.beliefs.places, key=lambda place: (-fits.get(kind(place), 0.0), _order(place)))
+        places = sorted(self.places, key=lambda place: (-fits.get(kind(place), 0.0), _order(place)))
         return self._after(places)
 
     def _home(self) -> str:
         """Where the goal's objects are put: by those that lie there already, else what takes fewest steps."""
+
         def merit(place: str) -> tuple[int, float, int]:
             settled = sum(kind(thing) == self.goal.object for thing in self._things(place))
             return -settled * (self.goal.count > 1), self._steps(place), number(place)
+
         return min(self._of_kind(self.goal.place), key=merit, default="")
 
     def _search(self, wanted: str) -> str:
         # Putting one object somewhere is not asked for where one lies there already.
         vain = self.goal.place if self.goal.verb == PUT and self.goal.count == 1 else ""
-        left = [p for p in self.beliefs.places if p not in self.beliefs.searched and kind(p) != vain]
+        left = [p for p in self.places if p not in self.beliefs.searched and kind(p) != vain]
         return self._likeliest(wanted, left)
 
     def _likeliest(self, wanted: str, places: Iterable[str]) -> str:
         """On to the place that most probably holds what is wanted, for the steps it takes."""
         probability = likely()[0].get(wanted, {})
         ways = [
-            (-probability.get(kind(place), 0.0) / max(1.0, self._steps(place)), _order(place), way)
+            (
+                -probability.get(kind(place), 0.0) / max(1.0, self._steps(place)),
+                _order(place),
+                way,
+            )
             for place in places
             if (way := self._reach(place))
         ]
@@ -116,10 +128,8 @@ class _Decision:
         return min(ways)[-1] if ways else ""
 
     def _after(self, places: Sequence[str]) -> str:
-        """To the next of ``places`` after the one here, round and round."""
-        start = next((i for i, place in enumerate(places) if place in self.near and self._reach(place)), -1)
-        if start < 0 and self.beliefs.here in places:
-            start = places.index(self.beliefs.here) + 1
+        """To the next of ``places`` from the one here on, round and round."""
+        start = places.index(self.beliefs.here) if self.beliefs.here in places else 0
         ways = [way for place in (*places[start:], *places[:start]) if (way := self._reach(place))]
         return ways[0] if ways else self.admissible[0]
 
@@ -140,11 +150,13 @@ class _Decision:
 
     def _things(self, place: str) -> list[str]:
         """What is known to lie in ``place``, or can be taken from it now."""
-        shown = [arguments(c)[0] for c in self.admissible if c.startswith("take ") and c.endswith(f" from {place}")]
+        shown = [
+            arguments(c)[0] for c in self.admissible if c.startswith("take ") and c.endswith(f" from {place}")
+        ]
         return list(dict.fromkeys((*self.beliefs.contents.get(place, ()), *shown)))
 
     def _of_kind(self, wanted: str) -> list[str]:
-        return [place for place in self.beliefs.places if kind(place) == wanted]
+        return [place for place in self.places if kind(place) == wanted]
 
     def _any(self, command: str) -> str:
         """``command`` if it is admissible, or the first that goes on where it ends with a space."""

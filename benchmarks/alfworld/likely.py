@@ -20,7 +20,9 @@ from pathlib import Path
 PATH = Path(__file__).with_name("likely.json")
 SPLIT = "train"
 
-_FACT = re.compile(r"\((receptacleType|objectType|inReceptacle|openable|opened|pickupable|toggleable) ([^()]+)\)")
+_FACT = re.compile(
+    r"\((receptacleType|objectType|inReceptacle|openable|opened|pickupable|toggleable) ([^()]+)\)"
+)
 
 
 @cache
