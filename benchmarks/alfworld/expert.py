@@ -10,11 +10,21 @@ and of what was seen, which a model can imitate.
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from benchmarks.alfworld.beliefs import LOOK, PREPARE, PUT, Beliefs, arguments, kind, number
+from benchmarks.alfworld.engine import Engine, Player
+from benchmarks.alfworld.game import TASK_TYPES
 from benchmarks.alfworld.likely import likely
+from benchmarks.alfworld.sources import OfficialGames
+from benchmarks.statistics import bootstrap_mean, wilson
+from repoagent.errors import InputError
+
+HORIZON = 50
+"""Steps in which a game has to be won."""
 
 
 class Expert:
@@ -168,3 +178,47 @@ class _Decision:
 def _order(text: str) -> tuple[str | int, ...]:
     """Sorts by words, and "cabinet 2" before "cabinet 10"."""
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text))
+
+
+def play(game: Player, expert: Expert, horizon: int = HORIZON) -> int | None:
+    """The steps in which ``expert`` wins ``game``; None where ``horizon`` steps are not enough."""
+    expert.reset(game.reset())
+    for step in range(1, horizon + 1):
+        command = expert.act(game.commands())
+        expert.observe(command, game.step(command))
+        if game.won:
+            return step
+    return None
+
+
+def main() -> None:
+    """Play a split of the official games and print the rates and the steps."""
+    parser = argparse.ArgumentParser(description="How the scripted expert fares.")
+    parser.add_argument("--data", type=Path, help="what alfworld-download filled (default: ALFWORLD_DATA)")
+    parser.add_argument("--split", default="valid_unseen", help="a folder of the release")
+    parser.add_argument("--limit", type=int, help="play so many games, evenly spread")
+    parser.add_argument("--horizon", type=int, default=HORIZON)
+    options = parser.parse_args()
+    try:
+        source = OfficialGames(options.data)
+        tasks = source.listed(options.split)
+    except InputError as error:
+        parser.error(str(error))
+    if options.limit:
+        tasks = [tasks[i * len(tasks) // options.limit] for i in range(min(options.limit, len(tasks)))]
+    steps: dict[str, list[int | None]] = {name: [] for name in (*TASK_TYPES, "all")}
+    for task in tasks:
+        taken = play(Engine(source.game(task.name)), Expert(), options.horizon)
+        for name in (task.kind, "all"):
+            steps[name].append(taken)
+    print(
+        f"{options.split}, at most {options.horizon} steps: success and, of the games won, mean steps (95 %)"
+    )
+    for name, results in steps.items():
+        won = [n for n in results if n is not None]
+        rate, mean = wilson(len(won), len(results)), bootstrap_mean(won)
+        print(f"{name:24} {len(won):4}/{len(results):<4} {rate!s:22} {mean}")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
+
+from benchmarks.alfworld.sources import OfficialGames
+from repoagent.errors import InputError
 
 PATH = Path(__file__).with_name("likely.json")
 SPLIT = "train"
@@ -70,21 +72,21 @@ def _plain(kind: str) -> str:
 def main() -> None:
     """Count and write."""
     parser = argparse.ArgumentParser(description="Count where objects lie in the training games.")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("ALFWORLD_DATA", ".")))
-    folder = parser.parse_args().data
-    folder = next((f for f in (folder / SPLIT, folder / "json_2.1.1" / SPLIT) if f.is_dir()), folder)
-    paths = sorted(folder.glob("*/*/game.tw-pddl"))
-    if not paths:
-        parser.error(f"{folder} has no games: set --data or ALFWORLD_DATA.")
+    parser.add_argument("--data", type=Path, help="what alfworld-download filled (default: ALFWORLD_DATA)")
+    try:
+        source = OfficialGames(parser.parse_args().data)
+        paths = [source.path(task.name) for task in source.listed(SPLIT)]
+    except InputError as error:
+        parser.error(str(error))
     games = [json.loads(path.read_text(encoding="utf-8"))["pddl_problem"] for path in paths]
     probability, steps = count(games)
-    source = {
+    provenance = {
         "games": len(games),
         "split": SPLIT,
         "release": "ALFWorld json_2.1.1 (2.1.2 wording), MIT",
         "command": "python -m benchmarks.alfworld.likely",
     }
-    text = json.dumps({"source": source, "steps": steps, "probability": probability}, indent=1)
+    text = json.dumps({"source": provenance, "steps": steps, "probability": probability}, indent=1)
     # One line for each object type: the file is read by people too.
     text = re.sub(r"\{\n   ([^{}]*?)\n  \}", lambda m: "{" + re.sub(r"\n\s*", " ", m[1]) + "}", text)
     PATH.write_text(text + "\n", encoding="utf-8")

@@ -27,14 +27,9 @@ def beliefs_of(observation: Observation, history: Sequence[str] | None = None) -
     """What a player knows who has seen ``observation``, or had seen when its history was ``history``."""
     lines = observation.history if history is None else history
     split = [line.partition(": ") for line in lines]
-    named = [
-        name
-        for option in observation.options
-        for name in arguments(option.text)[-1:]
-        if _is_place(option.text)
-    ]
-    named += [name for command, _, _ in split for name in arguments(command)[-1:] if _is_place(command)]
-    beliefs = Beliefs(parse_goal(observation.task), tuple(dict.fromkeys(named)))
+    commands = [*(option.text for option in observation.options), *(command for command, _, _ in split)]
+    places = {name: None for command in commands for name in arguments(command) if _is_place(name, command)}
+    beliefs = Beliefs(parse_goal(observation.task), tuple(places))
     for command, _, shown in split:
         beliefs.learn(command, shown)
     return beliefs
@@ -50,8 +45,9 @@ def reflection(state: State) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _is_place(command: str) -> bool:
-    return command.split(" ")[0] in ("go", "open", "close", "take", "move", "clean", "heat", "cool")
+def _is_place(name: str, command: str) -> bool:
+    """Whether ``name`` in ``command`` is a receptacle: objects are examined and moved too."""
+    return command.startswith("go ") or kind(name) in likely()[1]
 
 
 def _need(beliefs: Beliefs) -> str:
