@@ -234,12 +234,8 @@ class Engine:
     def _seen(self, r: int) -> str:
         game = self.game
         receptacle = game.receptacles[r]
-        return wording.receptacle(
-            receptacle.name,
-            receptacle.openable,
-            r in self.opened,
-            (game.things[o].name for o in self.inside[r]),
-        )
+        inside = (game.things[o].name for o in self.inside[r])
+        return wording.receptacle(receptacle.name, receptacle.openable, r in self.opened, inside)
 
     def _around(self, room: Sequence[str]) -> str:
         game = self.game

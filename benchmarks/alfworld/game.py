@@ -36,20 +36,21 @@ MAX_WALKTHROUGH = 1_000
 
 DOMAINS = frozenset(
     {
-        "0af55e7f92d12b09d28515aa730e4d03fddd17228ef1fd7b18a3ee8ba49b27b9",  # of the released games
-        "f1473041ed01da514de1f87adfd7ef0804862361f83ccf63c75e43633b0eb280",  # of the package alfworld 0.4.2: a sink does not clean, only its basin
+        "0af55e7f92d12b09d28515aa730e4d03fddd17228ef1fd7b18a3ee8ba49b27b9",  # of the games
+        "f1473041ed01da514de1f87adfd7ef0804862361f83ccf63c75e43633b0eb280",  # of the package
     }
 )
-"""SHA-256 of the domain texts that the engine plays. No released game has a receptacle of the type Sink,
-so that the two differ in nothing that can be played."""
+"""SHA-256 of the domains that the engine plays: of the released games, and of the package alfworld 0.4.2.
+In the latter a sink does not clean, only its basin; no released game has a receptacle of that type."""
 
 GRAMMARS = frozenset(
     {
-        "063d42f07581dbed3b4f655bae25e0af94fd0e062f9eae0f6f63037ecd5177e6",  # of the released games (2.1.2)
-        "93119b93cd2872a8057ed9a13f40891d21ee1be4d95a6dc2f8fe36b55630e652",  # of the package alfworld 0.4.2; differs in the first line of the help
+        "063d42f07581dbed3b4f655bae25e0af94fd0e062f9eae0f6f63037ecd5177e6",  # of the games
+        "93119b93cd2872a8057ed9a13f40891d21ee1be4d95a6dc2f8fe36b55630e652",  # of the package
     }
 )
-"""SHA-256 of the grammars whose wording :mod:`benchmarks.alfworld.engine` speaks, without the task."""
+"""SHA-256 of the grammars, without the task, whose wording this engine speaks: of the released games (2.1.2),
+and of the package alfworld 0.4.2, which begins its help with an empty line."""
 
 TASK = re.compile(r"Your task is to: ([A-Za-z0-9 ,.'-]{1,300})\.\"")
 """The sentence of the task in a grammar: letters alone, since the real engine would evaluate the rest."""
@@ -193,7 +194,7 @@ def build(problem: Problem, sentence: str, name: str, digest: str, walkthrough: 
     at = _single(facts["atlocation"], "the agent's location")
     if len(at) != 1:
         raise BrokenGame("it does not say where its one agent begins")
-    places = {l: i for i, l in enumerate(n for n in names if problem.types[n] == "location")}
+    places = {n: i for i, n in enumerate(n for n in names if problem.types[n] == "location")}
     receptacle_ids = [n for n in names if problem.types[n] == "receptacle"]
     thing_ids = [n for n in names if problem.types[n] == "object"]
     place_of = _single(facts["receptacleatlocation"], "a receptacle's location")
@@ -232,8 +233,8 @@ def build(problem: Problem, sentence: str, name: str, digest: str, walkthrough: 
     for o, r in facts["inreceptacle"]:
         held_in.setdefault(r, set()).add(number[o])
     lies: dict[str, set[int]] = {}
-    for o, l in facts["objectatlocation"]:
-        lies.setdefault(o, set()).add(places[l])
+    for o, where in facts["objectatlocation"]:
+        lies.setdefault(o, set()).add(places[where])
     return Game(
         name=name,
         kind=kind,
@@ -315,7 +316,7 @@ def _ones(facts: list[tuple[str, ...]]) -> set[str]:
 
 def _single(facts: list[tuple[str, ...]], what: str) -> dict[str, str]:
     """Second arguments by first ones, each of which has only one."""
-    found = dict((a, b) for a, b in facts)
+    found = {a: b for a, b in facts}  # noqa: C416
     if len(found) != len(facts):
         raise BrokenGame(f"{what} is given twice")
     return found
