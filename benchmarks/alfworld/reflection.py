@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DONE = {"clean": "clean", "heat": "hot", "cool": "cool"}
 """What an object is after a verb of :data:`~benchmarks.alfworld.beliefs.PREPARE`."""
 
-KINDS_NAMED = 5
+KINDS_NAMED = 4
 """Kinds of places that a list of searched ones names at most."""
 
 
