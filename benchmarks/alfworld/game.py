@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -279,11 +279,16 @@ def entity_names(ids: list[str]) -> dict[str, str]:
 
 def goal_of(goal: Tree) -> tuple[str, str, str]:
     """The kind of task of which ``goal`` is the goal, the kind of thing and that of the target."""
-    for kind, pattern in GOALS.items():
-        found = dict(_match(read(pattern), goal))
+    for kind, pattern in _patterns():
+        found = dict(_match(pattern, goal))
         if found.keys() == {"thing", "place"} and "" not in found.values():
             return kind, _kind(found["thing"]), _kind(found["place"])
     raise BrokenGame("its goal is none of the six kinds of task")
+
+
+@cache
+def _patterns() -> tuple[tuple[str, Tree], ...]:
+    return tuple((kind, read(pattern)) for kind, pattern in GOALS.items())
 
 
 def _match(pattern: Tree, goal: Tree) -> Iterator[tuple[str, str]]:
