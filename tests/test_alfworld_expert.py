@@ -291,6 +291,14 @@ def test_a_mistake_is_named_first_with_its_reason(sentence: str, commands: str, 
     assert act.split()[1:] == commands.rpartition("; ")[2].split()[1:] or act == "Looking around"
 
 
+def test_what_the_last_action_showed_may_lie_in_the_last_result() -> None:
+    options = (Option("go to desk 1", "go"), Option("open cabinet 1", "open"))
+    seen = "You arrive at cabinet 1. The cabinet 1 is closed."
+    history = ("go to desk 1: a pen 1", "go to desk 1: Nothing happens.", "go to cabinet 1")
+    known = beliefs_of(Observation("put a mug in desk", "", history, seen, options))
+    assert (known.here, known.closed, known.contents) == ("cabinet 1", {"cabinet 1"}, {"desk 1": ["pen 1"]})
+
+
 def test_reflections_are_short_and_begin_with_the_mistake() -> None:
     words = []
     for sentence in WORDINGS:

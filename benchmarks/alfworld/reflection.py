@@ -30,8 +30,10 @@ def beliefs_of(observation: Observation, history: Sequence[str] | None = None) -
     commands = [*(option.text for option in observation.options), *(command for command, _, _ in split)]
     places = {name: None for command in commands for name in arguments(command) if _is_place(name, command)}
     beliefs = Beliefs(parse_goal(observation.task), tuple(places))
-    for command, _, shown in split:
-        beliefs.learn(command, shown)
+    for i, (command, _, shown) in enumerate(split):
+        # A history may leave to the last result what the last action showed.
+        newest = history is None and i == len(split) - 1
+        beliefs.learn(command, shown or (observation.last_result if newest else ""))
     return beliefs
 
 
