@@ -109,11 +109,14 @@ class _Decision:
         return self._after(places)
 
     def _home(self) -> str:
-        """Where the goal's objects are put: by those that lie there already, else what takes fewest steps."""
+        """Where the goal's objects are put: by one that lies there already, else what takes fewest steps."""
 
         def merit(place: str) -> tuple[int, float, int]:
             settled = sum(kind(thing) == self.goal.object for thing in self._things(place))
-            return -settled * (self.goal.count > 1), self._steps(place), number(place)
+            if self.goal.count > 1 and settled:
+                # Of two that hold one each the nearer would be the other one after every step.
+                return -settled, 0.0, number(place)
+            return 0, self._steps(place), number(place)
 
         return min(self._of_kind(self.goal.place), key=merit, default="")
 
