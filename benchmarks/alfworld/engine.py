@@ -213,7 +213,7 @@ class Engine:
         """The answer to a command that changes nothing."""
         things = self.game.things
         if verb == "help":
-            return self.game.lead + wording.HELP
+            return wording.HELP
         if verb == "look":
             return self._around([])
         if verb == "inventory":

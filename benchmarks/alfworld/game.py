@@ -43,12 +43,14 @@ DOMAINS = frozenset(
 """SHA-256 of the domains that the engine plays: of the released games, and of the package alfworld 0.4.2.
 In the latter a sink does not clean, only its basin; no released game has a receptacle of that type."""
 
-GRAMMARS = {
-    "063d42f07581dbed3b4f655bae25e0af94fd0e062f9eae0f6f63037ecd5177e6": "",
-    "93119b93cd2872a8057ed9a13f40891d21ee1be4d95a6dc2f8fe36b55630e652": "\n",
-}
-"""SHA-256 of the grammars, without the task, whose wording this engine speaks, and what their help begins
-with: of the released games (2.1.2), and of the package alfworld 0.4.2."""
+GRAMMARS = frozenset(
+    {
+        "063d42f07581dbed3b4f655bae25e0af94fd0e062f9eae0f6f63037ecd5177e6",  # of the games
+        "93119b93cd2872a8057ed9a13f40891d21ee1be4d95a6dc2f8fe36b55630e652",  # of the package
+    }
+)
+"""SHA-256 of the grammars, without the task, whose wording this engine speaks: of the released games (2.1.2),
+and of the package alfworld 0.4.2, which says the same."""
 
 TASK = re.compile(r"Your task is to: ([A-Za-z0-9 ,.'-]{1,300})\.\"")
 """The sentence of the task in a grammar: letters alone, since the real engine would evaluate the rest."""
@@ -121,8 +123,6 @@ class Game:
     states: Mapping[str, frozenset[int]]
     walkthrough: tuple[str, ...]
     hash: str
-    lead: str = ""
-    """What the text of the help begins with."""
     cache: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
     """What the engine works out once per place."""
 
@@ -180,17 +180,14 @@ def compile_game(data: object, name: str) -> Game:
     said = TASK.findall(grammar)
     if len(said) != 1:
         raise BrokenGame("its grammar does not state one task in plain words")
-    lead = GRAMMARS.get(_sha(TASK.sub('"', grammar)))
-    if lead is None:
+    if _sha(TASK.sub('"', grammar)) not in GRAMMARS:
         raise BrokenGame("its wording is not that of ALFWorld 2.1.2")
     way = _walkthrough(data.get("walkthrough"))
-    return build(parse(problem), said[0], name, game_hash(problem), way, lead)
+    return build(parse(problem), said[0], name, game_hash(problem), way)
 
 
-def build(
-    problem: Problem, sentence: str, name: str, digest: str, walkthrough: tuple[str, ...], lead: str = ""
-) -> Game:
-    """The game of a ``problem`` whose task is ``sentence``; ``lead`` as in :data:`GRAMMARS`."""
+def build(problem: Problem, sentence: str, name: str, digest: str, walkthrough: tuple[str, ...]) -> Game:
+    """The game of a ``problem`` whose task is ``sentence``."""
     facts = problem.facts
     kind, thing, target = goal_of(problem.goal)
     names = entity_names(sorted({a for found in facts.values() for fact in found for a in fact
@@ -257,7 +254,6 @@ def build(
         },
         walkthrough=walkthrough,
         hash=digest,
-        lead=lead,
     )
 
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.alfworld.parity --games 500 --steps 20000 --output NAME.md --output NAME.json
 
-Reads the released games (ALFWORLD_DATA) and needs the extra ``alfworld`` for the comparison. Without it,
-``--games 0`` still replays the walkthroughs and measures the speed.
+Plays the released games (ALFWORLD_DATA) or, with ``--source generated``, ours, and needs the extra
+``alfworld`` for the comparison. Without it, ``--games 0`` still replays the walkthroughs and measures the
+speed.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import random
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.alfworld.engine import Engine, Player
 from benchmarks.alfworld.game import Game, compile_game, read_game
-from benchmarks.alfworld.real import RealEngine
+from benchmarks.alfworld.generate import SIZES, GeneratedGames, draft
+from benchmarks.alfworld.real import RealEngine, package_texts
 from benchmarks.alfworld.sources import OfficialGames
 from benchmarks.table import check_output, markdown, provenance, write
 from repoagent.errors import InputError, RepoagentError
@@ -113,26 +115,60 @@ def compare(
     found.won += ours.won
 
 
-def sample(source: OfficialGames, count: int, seed: int) -> list[str]:
-    """Names of ``count`` games, all splits alike."""
+class Official:
+    """The released games."""
+
+    def __init__(self) -> None:
+        self.source = OfficialGames()
+        self.by_split = {split: [task.name for task in self.source.listed(split)] for split in SPLITS}
+
+    def data(self, name: str) -> dict[str, Any]:
+        """The content of a game's file."""
+        found: dict[str, Any] = json.loads(self.source.path(name).read_bytes())
+        return found
+
+    def game(self, name: str) -> Game:
+        """The game of our engine."""
+        return read_game(self.source.path(name))
+
+
+class Generated:
+    """The generated games; the real engine gets them with the domain and grammar of its own package."""
+
+    def __init__(self) -> None:
+        source = GeneratedGames()
+        self.by_split = {split: [task.name for task in source.tasks(split)] for split in SIZES}
+
+    def data(self, name: str) -> dict[str, Any]:
+        """What a file of the game would hold."""
+        return draft(name).file(*package_texts())
+
+    def game(self, name: str) -> Game:
+        """The game of our engine."""
+        return draft(name).game(name)
+
+
+Suite = Official | Generated
+
+
+def sample(suite: Suite, count: int, seed: int) -> list[str]:
+    """Names of ``count`` games, all splits alike as far as they go."""
     rng = random.Random(f"alfworld/parity/{seed}")
+    splits = list(suite.by_split.values())
     names: list[str] = []
-    for number, split in enumerate(SPLITS):
-        listed = [task.name for task in source.listed(split)]
-        share = count // len(SPLITS) + (number < count % len(SPLITS))
+    for number, listed in enumerate(splits):
+        share = count // len(splits) + (number < count % len(splits))
         names += rng.sample(listed, min(share, len(listed)))
-    spare = [task.name for task in source.listed("train") if task.name not in set(names)]
+    spare = [name for name in splits[0] if name not in set(names)]
     return names + rng.sample(spare, min(count - len(names), len(spare)))
 
 
-def parity(
-    source: OfficialGames, games: int, steps: int, seed: int, progress: Callable[[str], None]
-) -> Comparison:
-    """Compare the engines on ``games`` released games, ``steps`` steps in all."""
+def parity(suite: Suite, games: int, steps: int, seed: int, progress: Callable[[str], None]) -> Comparison:
+    """Compare the engines on ``games`` games, ``steps`` steps in all."""
     found = Comparison()
     real = RealEngine()
-    for number, name in enumerate(sample(source, games, seed)):
-        data = json.loads(source.path(name).read_bytes())
+    for number, name in enumerate(sample(suite, games, seed)):
+        data = suite.data(name)
         game = compile_game(data, name)
         real.load(data)
         share = steps // games + (number < steps % games)
@@ -142,11 +178,11 @@ def parity(
     return found
 
 
-def walkthroughs(source: OfficialGames, names: Iterable[str]) -> tuple[int, int]:
+def walkthroughs(suite: Suite) -> tuple[int, int]:
     """How many games there are, and how many their own walkthrough wins with its last command alone."""
     games = won = 0
-    for name in names:
-        engine = Engine(read_game(source.path(name)))
+    for name in (name for names in suite.by_split.values() for name in names):
+        engine = Engine(suite.game(name))
         games += 1
         ends = []
         for command in engine.game.walkthrough:
@@ -158,11 +194,11 @@ def walkthroughs(source: OfficialGames, names: Iterable[str]) -> tuple[int, int]
     return games, won
 
 
-def speed(source: OfficialGames, seed: int, games: int = 100, steps: int = 200) -> Speed:
+def speed(suite: Suite, seed: int, games: int = 100, steps: int = 200) -> Speed:
     """Measure this process on random walks, the commands listed before each step."""
-    names = sample(source, games, seed)
+    names = sample(suite, games, seed)
     start = time.perf_counter()
-    compiled = [read_game(source.path(name)) for name in names]
+    compiled = [suite.game(name) for name in names]
     reading = time.perf_counter() - start
     rng = random.Random(seed)
     start = time.perf_counter()
@@ -208,7 +244,8 @@ def body(data: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.alfworld.parity", description=TITLE)
-    parser.add_argument("--games", type=int, default=500, help="released games to compare (0: none)")
+    parser.add_argument("--source", choices=("official", "generated"), default="official")
+    parser.add_argument("--games", type=int, default=500, help="games to compare (0: none)")
     parser.add_argument("--steps", type=int, default=20_000, help="steps in all these games")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, action="append", default=[], help="a .md or .json file")
@@ -218,19 +255,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError("give --games at least 0 and --steps at least as many.")
     for path in chosen.output:
         check_output(path)
-    source = OfficialGames()
-    made = provenance({"games": chosen.games, "steps": chosen.steps}, chosen.seed)
+    suite: Suite = Official() if chosen.source == "official" else Generated()
+    made = provenance({"source": chosen.source, "games": chosen.games, "steps": chosen.steps}, chosen.seed)
     made["command"] = shlex.join(["python", "-m", "benchmarks.alfworld.parity", *given])
 
     def progress(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    fast = speed(source, chosen.seed)
-    games, won = walkthroughs(source, (t.name for split in SPLITS for t in source.listed(split)))
+    fast = speed(suite, chosen.seed)
+    games, won = walkthroughs(suite)
     progress(f"{won} of {games} walkthroughs win, {fast.steps_per_second:.0f} steps/s")
     found = None
     if chosen.games:
-        found = parity(source, chosen.games, chosen.steps, chosen.seed, progress)
+        found = parity(suite, chosen.games, chosen.steps, chosen.seed, progress)
     data = {
         "comparison": asdict(found) if found else None,
         "walkthroughs": {"games": games, "won": won},

@@ -18,7 +18,7 @@ from benchmarks.alfworld.engine import Engine
 from benchmarks.alfworld.expert import Expert
 from benchmarks.alfworld.game import TASK_TYPES, Game
 from benchmarks.alfworld.generate import GeneratedGames
-from benchmarks.alfworld.held_out import check_training
+from benchmarks.alfworld.held_out import FOLDERS, check_training
 from benchmarks.alfworld.reflection import reflection
 from benchmarks.alfworld.sources import GameTask, OfficialGames, Source, check_kind
 from repoagent.environment import Observation, Option, StepResult
@@ -258,7 +258,4 @@ class _Guarded:
 
     def game(self, name: str) -> Game:
         game = self.source.game(name)
-        return check_training(game) if name.partition("/")[0] not in HELD_OUT_FOLDERS else game
-
-
-HELD_OUT_FOLDERS = frozenset({"valid_seen", "valid_unseen"})
+        return game if name.partition("/")[0] in FOLDERS else check_training(game)

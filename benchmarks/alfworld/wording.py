@@ -25,7 +25,6 @@ HELP = """Available commands:
   cool (object) with (receptacle):  cool an object using a receptacle
   slice (object) with (object):     slice an object using a sharp object
 """
-"""With the grammar of the package alfworld 0.4.2 an empty line comes first; the released games have none."""
 
 TOGETHER: tuple[tuple[tuple[str, ...], str], ...] = (
     (("isclean", "ishot", "issliced"), "This is a hot and clean sliced {}."),
