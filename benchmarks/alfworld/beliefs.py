@@ -95,7 +95,7 @@ class Beliefs:
     def learn(self, command: str, feedback: str) -> None:
         """Take in one transition, whoever chose it."""
         names = arguments(command)
-        if "Nothing happens" in feedback or not names:
+        if "nothing happens" in feedback.lower() or not names:
             return
         verb, first, last = command.split()[0], names[0], names[-1]
         if verb == "go":

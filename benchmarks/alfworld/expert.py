@@ -71,7 +71,7 @@ class _Decision:
             return self._put_back()
         if goal.verb == LOOK:
             return self._light()
-        if goal.verb in PREPARE and goal.verb not in self.beliefs.prepared.get(held, ()):
+        if self._raw(held):
             return self._any(f"{goal.verb} {held} ") or self._nearest(self._of_kind(PREPARE[goal.verb]))
         home = self._home()
         return self._any(f"move {held} to {home}") or self._reach(home)
@@ -85,9 +85,13 @@ class _Decision:
             for thing in self._things(place):
                 if kind(thing) == self.goal.object and place != home and thing not in settled:
                     way = self._any(f"take {thing} from {place}") or self._reach(place)
-                    fresh = self.goal.verb in PREPARE and not self.beliefs.prepared.get(thing)
-                    ways += [(fresh, self._steps(place), _order(place), _order(thing), way)] if way else []
+                    raw = self._raw(thing)
+                    ways += [(raw, self._steps(place), _order(place), _order(thing), way)] if way else []
         return min(ways)[-1] if ways else self._search(self.goal.object)
+
+    def _raw(self, thing: str) -> bool:
+        """Whether ``thing`` has yet to be cleaned, heated or cooled."""
+        return self.goal.verb in PREPARE and self.goal.verb not in self.beliefs.prepared.get(thing, ())
 
     def _light(self) -> str:
         """Turn on the lamp, go to one, or look for one."""
@@ -105,11 +109,14 @@ class _Decision:
         return self._after(places)
 
     def _home(self) -> str:
-        """Where the goal's objects are put: by those that lie there already, else what takes fewest steps."""
+        """Where the goal's objects are put: by one that lies there already, else what takes fewest steps."""
 
         def merit(place: str) -> tuple[int, float, int]:
             settled = sum(kind(thing) == self.goal.object for thing in self._things(place))
-            return -settled * (self.goal.count > 1), self._steps(place), number(place)
+            if self.goal.count > 1 and settled:
+                # Of two that hold one each the nearer would be the other one after every step.
+                return -settled, 0.0, number(place)
+            return 0, self._steps(place), number(place)
 
         return min(self._of_kind(self.goal.place), key=merit, default="")
 
@@ -122,15 +129,11 @@ class _Decision:
     def _likeliest(self, wanted: str, places: Iterable[str]) -> str:
         """On to the place that most probably holds what is wanted, for the steps it takes."""
         probability = likely()[0].get(wanted, {})
-        ways = [
-            (
-                -probability.get(kind(place), 0.0) / max(1.0, self._steps(place)),
-                _order(place),
-                way,
-            )
-            for place in places
-            if (way := self._reach(place))
-        ]
+
+        def gain(place: str) -> float:
+            return probability.get(kind(place), 0.0) / max(1.0, self._steps(place))
+
+        ways = [(-gain(place), _order(place), way) for place in places if (way := self._reach(place))]
         return min(ways)[-1] if ways else ""
 
     def _nearest(self, places: Iterable[str]) -> str:

@@ -30,8 +30,10 @@ def beliefs_of(observation: Observation, history: Sequence[str] | None = None) -
     commands = [*(option.text for option in observation.options), *(command for command, _, _ in split)]
     places = {name: None for command in commands for name in arguments(command) if _is_place(name, command)}
     beliefs = Beliefs(parse_goal(observation.task), tuple(places))
-    for command, _, shown in split:
-        beliefs.learn(command, shown)
+    for i, (command, _, shown) in enumerate(split):
+        # A history may leave to the last result what the last action showed.
+        newest = history is None and i == len(split) - 1
+        beliefs.learn(command, shown or (observation.last_result if newest else ""))
     return beliefs
 
 
@@ -72,7 +74,7 @@ def _situation(beliefs: Beliefs, following: str) -> list[str]:
         return [f"Held: {held}, which is not wanted; put it down."]
     if goal.verb == LOOK:
         return [f"Held: {held}.", *_missing(beliefs, goal.place, following)]
-    if goal.verb in PREPARE and goal.verb not in beliefs.prepared.get(held, ()):
+    if _raw(beliefs, held):
         return [f"Held: {held}, not yet {DONE[goal.verb]}; the {PREPARE[goal.verb]} does that."]
     return [f"Held: {held}, ready for {goal.place}."]
 
@@ -120,6 +122,10 @@ def _runs(numbers: Sequence[int]) -> str:
     return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
+def _raw(beliefs: Beliefs, thing: str) -> bool:
+    return beliefs.goal.verb in PREPARE and beliefs.goal.verb not in beliefs.prepared.get(thing, ())
+
+
 def _settled(beliefs: Beliefs) -> tuple[str, int]:
     """Which place of the goal's type holds most of its objects, and how many."""
     counts = {
@@ -153,8 +159,7 @@ def _why(state: State, verb: str) -> str:
             "it is where it belongs" if kind(names[0]) == goal.object else f"the goal needs {_a(goal.object)}"
         )
     if verb == "move":
-        unready = goal.verb in PREPARE and goal.verb not in before.prepared.get(held, ())
-        if kind(names[0]) == goal.object and unready:
+        if kind(names[0]) == goal.object and _raw(before, held):
             return f"it is not {DONE[goal.verb]} yet"
         return "it belongs elsewhere" if kind(names[0]) == goal.object else "it is of no use"
     if verb in PREPARE or verb == "slice":
@@ -169,8 +174,11 @@ def _why(state: State, verb: str) -> str:
 def _astray(before: Beliefs, place: str) -> str:
     """Why ``place`` was not the one to see to."""
     goal, held = before.goal, before.held
+    if place not in before.places:
+        return "it brings the goal no nearer"
     if held and kind(held) == goal.object and goal.verb != LOOK:
-        return f"{held} must go elsewhere"
+        target = PREPARE[goal.verb] if _raw(before, held) else goal.place
+        return f"{held} must go to a {target}" if kind(place) != target else "it was not the first choice"
     if held and kind(held) != goal.object:
         return f"{held} must be put down first"
     wanted = goal.place if held else goal.object
