@@ -19,6 +19,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 BENCHMARKS = {
+    "alfworld": "benchmarks.alfworld.task:ALFWorld",
     "autoexplore": "benchmarks.autoexplore.task:AutoExplore",
     "taxi": "benchmarks.taxi.task:DangerousTaxi",
 }
