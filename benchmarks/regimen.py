@@ -45,7 +45,7 @@ class Row:
     variant: str
     which: str = "best"
     rlft: str = ""
-    paper: tuple[float, float] | None = None
+    paper: tuple[float, ...] | None = None
 
 
 Curve = tuple[str, Mapping[str, tuple[str, str]]]
@@ -253,7 +253,7 @@ def report(table: Table, found: Found, others: Found, seeds: Sequence[int]) -> s
         paper = table.prompted if label != "random" else ""
         rows.append([label, *(percent(figures[m]["success"]) for m in metrics), paper, "", "", ""])
     for label, figures in found.items():
-        paper = "{}, {}".format(*figures["paper"]) if figures["paper"] else "–"
+        paper = ", ".join(f"{p:g}" for p in figures["paper"]) if figures["paper"] else "–"
         spent = figures["cost"]
         tokens = spent["policy_tokens"] + spent["reflector_tokens"]
         rows.append(

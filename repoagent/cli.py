@@ -369,6 +369,29 @@ def bench_taxi(
     taxi.run(preset, out, seeds, jobs, prompted or [], saycan, changes or [], output or [])
 
 
+@bench.command("alfworld")
+def bench_alfworld(
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help="Recipe alfworld-NAME that comes along, or a .toml file.")
+    ] = "small",
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder of the runs; goes on where it was stopped.")
+    ] = Path("runs/alfworld"),
+    seeds: SeedsOption = 3,
+    jobs: JobsOption = 2,
+    prompted: Annotated[
+        list[str] | None,
+        typer.Option(metavar="openai:BASE_URL#MODEL", help="Also a prompted model; may be repeated."),
+    ] = None,
+    changes: SetOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Every row of the paper's table on ALFWorld, trained from scratch; ALFWORLD_DATA names the games."""
+    from benchmarks.alfworld import bench as alfworld
+
+    alfworld.run(preset, out, seeds, jobs, prompted or [], changes or [], output or [])
+
+
 @bench.command("steps")
 def bench_steps(
     presets: Annotated[

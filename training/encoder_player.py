@@ -25,6 +25,7 @@ from torch import Tensor
 from repoagent.encoder import EncoderPolicy
 from repoagent.environment import Observation, Option
 from repoagent.explore import FEATURES
+from repoagent.models import CHECKPOINTS
 from training.known import Key
 
 TEXT_BYTES = 1 << 30
@@ -95,8 +96,11 @@ class EncoderPlayer:
         self._decisions: OrderedDict[Key, Decision] = OrderedDict()
 
     @staticmethod
-    def new(seed: int = 0) -> EncoderPlayer:
-        """MiniLM as it is published, with a head that knows late interaction alone."""
+    def new(seed: int = 0, base: str = "minilm") -> EncoderPlayer:
+        """MiniLM as it is published, with a head that knows late interaction alone; or, with ``base``
+        "encoder", adapter and head of the bundled policy, which was taught the form with search."""
+        if base == "encoder":
+            return EncoderPlayer.from_folder(CHECKPOINTS / "policy")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # the first layer of the head's MLP is drawn
             return EncoderPlayer(EncoderPolicy.base(FEATURES))

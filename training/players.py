@@ -1,7 +1,8 @@
 """The players of a recipe: what they begin from, how they are taught, and how they are loaded.
 
-``model.base = "minilm"`` is the frozen sentence encoder with a head that is trained; any other base is a
-causal language model. ``model.reflector = "bundled"`` is the reflector that comes along, frozen.
+``model.base = "minilm"`` is the frozen sentence encoder with a head that is trained, "encoder" the bundled
+policy's (its adapter, frozen, and its head to begin with); any other base is a causal language model.
+``model.reflector = "bundled"`` is the reflector that comes along, frozen.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from training.states import State
 if TYPE_CHECKING:
     from training.known import TrainablePolicy
 
-MINILM = "minilm"
+ENCODERS = ("minilm", "encoder")
 BUNDLED = "bundled"
 
 
@@ -27,15 +28,15 @@ def check_players(recipe: Recipe) -> None:
     model, reflects = recipe["model"], recipe["reflector"]["enabled"]
     if model["reflector"] not in ("", BUNDLED):
         raise InputError(f'model.reflector is "{model["reflector"]}": it is "bundled", or "" to train one.')
-    if model["base"] == MINILM and reflects and model["reflector"] != BUNDLED:
-        raise InputError('model.base "minilm" writes no reflections: set model.reflector=bundled.')
+    if model["base"] in ENCODERS and reflects and model["reflector"] != BUNDLED:
+        raise InputError(f'model.base "{model["base"]}" writes no reflections: set model.reflector=bundled.')
     if recipe["teacher"]["kind"] == "reflector" and reflects and model["reflector"] != BUNDLED:
         raise InputError('teacher.kind "reflector" needs one that is trained: set model.reflector=bundled.')
 
 
 def begins_as_text(recipe: Recipe) -> bool:
     """Whether the policy is a causal language model, made from ``model.base``."""
-    return bool(recipe["model"]["base"] != MINILM)
+    return bool(recipe["model"]["base"] not in ENCODERS)
 
 
 def trains_reflector(recipe: Recipe) -> bool:
@@ -49,7 +50,7 @@ def teach_policy(recipe: Recipe, states: Sequence[State], base: Path | str, out:
     if not begins_as_text(recipe):
         from training.sft_encoder import train_encoder
 
-        return train_encoder(states, settings, out, reflect=reflect)
+        return train_encoder(states, settings, out, recipe["model"]["base"], reflect=reflect)
     from training.sft import train_policy
 
     return train_policy(states, base, settings, out, reflect=reflect)
@@ -60,7 +61,7 @@ def new_policy(recipe: Recipe, base: Path | str) -> TrainablePolicy:
     if not begins_as_text(recipe):
         from training.encoder_player import EncoderPlayer
 
-        return EncoderPlayer.new(recipe["run"]["seed"])
+        return EncoderPlayer.new(recipe["run"]["seed"], recipe["model"]["base"])
     from repoagent.transformer import TransformerPolicy
 
     model = recipe["model"]

@@ -41,9 +41,9 @@ class TaskSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """What the two players begin from: ``base`` is a folder, a hub id, "scratch", or "minilm": the
-    encoder with a head as the policy, to which no other key applies. ``reflector`` is "", to train one
-    on ``base``, or "bundled", the one that comes along.
+    """What the two players begin from: ``base`` is a folder, a hub id, "scratch", or one of "minilm" and
+    "encoder": the frozen encoder, as published or as bundled, with a head as the policy, to which no other
+    key applies. ``reflector`` is "", to train one on ``base``, or "bundled", the one that comes along.
 
     The keys after these are those of a model from scratch (random weights, a tokenizer learnt from the
     run's own states); ``policy_width`` and ``policy_layers`` are the policy's, 0 as the reflector's.

@@ -27,11 +27,13 @@ def train_encoder(
     states: Sequence[State],
     settings: SFTSettings,
     out: Path,
+    base: str = "minilm",
     *,
     reflect: bool = True,
     report: Report | None = None,
 ) -> Path:
-    """Teach a new head on MiniLM the best options; the folder of the trained policy, ``out / "model"``.
+    """Teach the head of :meth:`EncoderPlayer.new` the best options; the folder of the trained policy,
+    ``out / "model"``.
 
     Loss and meaning of ``settings`` are those of :func:`training.sft.train_policy`; of the model's keys
     none applies. It takes less than a minute, so that a run which was stopped starts anew, and the main
@@ -43,7 +45,7 @@ def train_encoder(
     if not states:
         raise InputError("there are no states to train on: run the stage before.")
     states = policy_states(states, settings.reflection_noise if reflect else 0.0, settings.seed)
-    player = EncoderPlayer.new(settings.seed)
+    player = EncoderPlayer.new(settings.seed, base)
     optimizer = torch.optim.AdamW(
         player.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )

@@ -184,7 +184,8 @@ class ALFWorld:
     ``source``: "generated" (no download; splits by seed) or "official" (ALFWorld's files: train, valid_seen
     for validation, valid_unseen for the test), which lie below ``data`` or what ALFWORLD_DATA names.
     ``types``: kinds of task to be restricted to, of :data:`TASK_TYPES`; the paper plays one. ``games``: train
-    on the first so many games (0: all). Raises :class:`InputError` for what is unknown or missing.
+    on the first so many games, ``held_out``: play so many of either held-out split, evenly spread (0: all).
+    Raises :class:`InputError` for what is unknown or missing.
     """
 
     name = "alfworld"
@@ -196,13 +197,14 @@ class ALFWorld:
         types: str | Sequence[str] = (),
         data: str = "",
         games: int = 0,
+        held_out: int = 0,
         horizon: int = PROTOCOL.horizon,
         step_cost: float = 0.01,
         take_reward: float = 0.0,
     ) -> None:
         if source not in SOURCES:
             raise InputError(f"benchmark.source is '{source}': use {' or '.join(SOURCES)}.")
-        for name, number in (("games", games), ("horizon", horizon - 1)):
+        for name, number in (("games", games), ("held_out", held_out), ("horizon", horizon - 1)):
             if number < 0:
                 raise InputError(f"benchmark.{name} is too small: give at least {int(name == 'horizon')}.")
         for name, value in (("step_cost", step_cost), ("take_reward", take_reward)):
@@ -210,7 +212,7 @@ class ALFWorld:
                 raise InputError(f"benchmark.{name} is {value}: give a number from 0 to 1.")
         chosen = [t for t in re.split(r"[,\s]+", types) if t] if isinstance(types, str) else list(types)
         self.types = tuple(check_kind(kind, "benchmark.types") for kind in chosen) or TASK_TYPES
-        self.games, self.horizon = games, horizon
+        self.games, self.held_out, self.horizon = games, held_out, horizon
         self.step_cost, self.take_reward = step_cost, take_reward
         self.official = source == "official"
         self.source: Source = (
@@ -226,7 +228,11 @@ class ALFWorld:
     def tasks(self, split: Split) -> Sequence[GameTask]:
         if split not in self._tasks:
             found = [task for task in self.source.tasks(split) if task.kind in self.types]
-            self._tasks[split] = found[: self.games] if self.games and split == "train" else found
+            wanted = self.games if split == "train" else self.held_out
+            if 0 < wanted < len(found):
+                at = range(wanted) if split == "train" else [i * len(found) // wanted for i in range(wanted)]
+                found = [found[i] for i in at]
+            self._tasks[split] = found
         return self._tasks[split]
 
     def plays(self, stage: str, task: GameTask) -> bool:
