@@ -45,7 +45,10 @@ app.add_typer(history.app, name="sessions")
 PolicyOption = Annotated[
     str,
     typer.Option(
-        "--policy", metavar="P", help="bundled, encoder, random, a folder, a hub id or openai:BASE_URL#MODEL."
+        "--policy",
+        metavar="P",
+        help="auto (the model tuned for the repository, else bundled), bundled, encoder, random, a folder, "
+        "a hub id or openai:BASE_URL#MODEL.",
     ),
 ]
 ReflectorOption = Annotated[
@@ -127,7 +130,7 @@ def ask(
     top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Answers to print.")] = 5,
     steps: StepsOption = 8,
     reflect: ReflectOption = True,
-    policy: PolicyOption = "bundled",
+    policy: PolicyOption = "auto",
     reflector: ReflectorOption = "bundled",
     context: Annotated[
         str | None,
@@ -178,7 +181,7 @@ def explore(
     ] = None,
     steps: StepsOption = 8,
     reflect: ReflectOption = True,
-    policy: PolicyOption = "bundled",
+    policy: PolicyOption = "auto",
     reflector: ReflectorOption = "bundled",
     session: Annotated[
         str | None,
@@ -214,7 +217,7 @@ def serve_mcp(
         ),
     ] = None,
     reflect: ReflectOption = True,
-    policy: PolicyOption = "bundled",
+    policy: PolicyOption = "auto",
     reflector: ReflectorOption = "bundled",
 ) -> None:
     """Serve `find` and `explore` to other programs, over the Model Context Protocol on stdin and stdout."""
