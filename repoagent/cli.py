@@ -404,8 +404,17 @@ def bench_steps(
 
 
 @app.command()
-def models() -> None:
-    """List the models that --policy and --reflector can name."""
+def models(
+    forget: Annotated[
+        str | None, typer.Option("--forget", metavar="PATH", help="Remove the model tuned for this repository.")
+    ] = None,
+) -> None:
+    """List the models that --policy and --reflector can name, and those tuned for a repository."""
+    if forget is not None:
+        from repoagent import tuned
+
+        print(f"removed {tuned.forget(forget)}")
+        return
     from repoagent.doctor import list_models
 
     raise typer.Exit(list_models(sys.stdout))
@@ -447,7 +456,7 @@ def completion(shell: Annotated[Shell, typer.Argument(help="The shell that the s
     }
 )
 def train(context: typer.Context) -> None:
-    """Train the players (see repoagent train --help)."""
+    """Tune the policy for a repository, or train the players anew (see repoagent train --help)."""
     try:
         from training.cli import app as training
     except ModuleNotFoundError as error:

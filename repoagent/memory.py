@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,17 +17,22 @@ from pathlib import Path
 
 from repoagent.terms import STOPWORDS, parts, root
 
-MEMORY_FEATURES = ("told", "nearest", "gathered", "often")
+_KINDS = ("told", "nearest", "gathered", "often")
+MEMORY_FEATURES = (*_KINDS, *(f"{kind}_document" for kind in _KINDS))
 """Of a file: how well all that was said of it fits the question, the best single note, the sum of the best
-ones, and how often it was spoken of at all; each 0 to 1."""
+ones, and how often it was spoken of at all; each 0 to 1. Documents have places of their own: a commit that
+changes the code often changes them too, without their being the answer."""
+_DOCUMENT = re.compile(r"\.(?:md|rst|txt|adoc|mdx|org|texi)$|(?:^|/)docs?/", re.IGNORECASE)
 FILE = "memory.json"
+CORRECTED = -1
 _NEAR = 25  # notes that are gathered: those further off share a word by chance
 _KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A sentence as its telling ``words``, the ``files`` it was about and how old it is: 0 the newest."""
+    """A sentence as its telling ``words``, the ``files`` it was about and its ``age``: 0 for the newest
+    commit, ``CORRECTED`` for what a user corrected."""
 
     words: tuple[str, ...]
     files: tuple[str, ...]
@@ -55,12 +61,16 @@ class Memory:
     def features(self, question: str, paths: Sequence[str]) -> list[tuple[float, ...]]:
         """The values of ``MEMORY_FEATURES`` for each of ``paths``; zeros for "" and what is not known."""
         if question not in self._asked:
-            self._asked[question] = self._recall(words(question), self.newest.get(question, -1))
+            self._asked[question] = self._recall(words(question), self.newest.get(question, CORRECTED - 1))
             if len(self._asked) > _KEPT:
                 self._asked.popitem(last=False)
         found = self._asked[question]
         nothing = (0.0,) * len(MEMORY_FEATURES)
         return [found.get(path, nothing) for path in paths]
+
+    def forget_answers(self) -> None:
+        """Let go of what was worked out, which holds only while ``newest`` stays as it is."""
+        self._asked.clear()
 
     def _recall(self, asked: Sequence[str], newest: int) -> dict[str, tuple[float, ...]]:
         count = sum(note.age > newest for note in self.notes)
@@ -101,15 +111,17 @@ class Memory:
         top_told = max(told.values(), default=0.0) or 1.0
         top_gathered = max(gathered.values(), default=0.0) or 1.0
         most = math.log1p(max(often.values(), default=1))
-        return {
-            path: (
+        found: dict[str, tuple[float, ...]] = {}
+        nothing = (0.0,) * len(_KINDS)
+        for path, number in often.items():
+            values = (
                 told.get(path, 0.0) / top_told,
                 nearest.get(path, 0.0),
                 gathered.get(path, 0.0) / top_gathered,
                 math.log1p(number) / most,
             )
-            for path, number in often.items()
-        }
+            found[path] = nothing + values if _DOCUMENT.search(path) else values + nothing
+        return found
 
     # -- files -----------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ import random
 import subprocess
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One commit: what it says and which files of today's tree it changed; 0 is the newest."""
+    """One commit: what it says and which of today's files it changed; the newest has the age 0."""
 
     age: int
     subject: str
-    text: str
     files: tuple[str, ...]
 
 
@@ -103,33 +102,35 @@ def head(tree: Path) -> str:
 def history(tree: Path, files: Iterable[str]) -> list[Commit]:
     """The commits of ``tree``, newest first, with those of ``files`` (all there are) they changed."""
     log = git(tree, "log", "--no-merges", "--no-renames", "--name-only", "--relative", "--no-show-signature",
-              f"-n{DEPTH}", "--format=%x01%s%x02%b%x03", "HEAD")  # fmt: skip
+              f"-n{DEPTH}", "--format=%x01%s%x03", "HEAD")  # fmt: skip
     moved = Moved(files)
     commits: list[Commit] = []
     for piece in log.split("\x01")[1:]:
-        said, _, names = piece.partition("\x03")
-        subject, _, body = said.partition("\x02")
+        subject, _, names = piece.partition("\x03")
         touched = [n for n in names.split("\n") if n]
         found = tuple(dict.fromkeys(p for n in touched if (p := moved.now(n))))
         kept = found if 0 < len(found) and len(touched) <= _TOUCHED else ()
-        commits.append(Commit(len(commits), subject.strip(), f"{subject} {body[:400]}", kept))
+        commits.append(Commit(len(commits), subject.strip(), kept))
     return commits
 
 
 class Moved:
-    """Where a file of long ago is today: at its path, or at the only one with the same end."""
+    """Where a file of long ago is today: at its path, or at the only one with the same name, if need be with
+    another ending (a document that was translated to another markup)."""
 
     def __init__(self, files: Iterable[str]) -> None:
         self._files = set(files)
         self._named: dict[str, list[str]] = defaultdict(list)
         for path in self._files:
             self._named[posixpath.basename(path)].append(path)
+            if (stem := posixpath.splitext(path)[0]) != path:
+                self._named[stem].append(path)
 
     def now(self, path: str) -> str | None:
         """Today's path; None where it is gone, or where several might be it."""
         if path in self._files:
             return path
-        same = self._named.get(posixpath.basename(path), [])
+        same = self._named.get(posixpath.basename(path)) or self._named.get(posixpath.splitext(path)[0], [])
         if len(same) == 1:
             return same[0]
         near = [p for p in same if posixpath.dirname(p).endswith(posixpath.dirname(path))]
@@ -153,12 +154,10 @@ def gather(tree: Path, seed: int, limit: int, extra: Sequence[Row] = ()) -> Task
     told = list(_told(commits, lines, copies, rng))
     tasks = split(written, told, rng, limit)
     tasks.history = len(commits)
-    oldest = min((r["age"] for r in tasks.held_out if "age" in r), default=0)
-    newest_known = max((r["age"] for r in tasks.held_out if "age" in r), default=-1)
-    del oldest
+    last = max((r["age"] for r in tasks.held_out if "age" in r), default=-1)
     same = Similar(r["question"] for r in tasks.held_out)
     tasks.train += [row for row in extra if not same.holds(row["question"])]
-    tasks.commits = [c for c in commits if c.age > newest_known and c.files and not same.holds(c.subject)]
+    tasks.commits = [c for c in commits if c.age > last and c.files and not same.holds(c.subject)]
     return tasks
 
 
@@ -219,7 +218,7 @@ def split(written: Sequence[Row], told: Sequence[Row], rng: random.Random, limit
     count = 0
     for name in names:
         # A file with very many tasks would be most of what is held out.
-        if count < wanted - of_told and len(by_file[name]) <= max(3, wanted // 6):
+        if count < wanted - of_told and len(by_file[name]) <= max(3, wanted // 3):
             apart.add(name)
             held += by_file[name]
             count += len(by_file[name])
@@ -264,6 +263,3 @@ def fingerprint(tree: Path, *settings: object) -> str:
         content = repo.read_bytes(entry.path) if entry.size <= _FILE_LIMIT else b""
         digest.update(f"{entry.path}\0{entry.size}\0{zlib.crc32(content)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
-
-
-Report = Callable[[str], None]
