@@ -88,8 +88,8 @@ class Assistant:
     """Answers questions with the models that ``policy`` and ``reflector`` name (see ``repoagent.models``).
 
     With the policy "auto" each repository is asked with the model registered for it, if there is one.
-    Models are loaded at the first question and kept, of the policies the latest. Any number of threads may ask; one question is answered
-    at a time.
+    Models are loaded at the first question and kept, of the policies the latest. Any number of threads may
+    ask; one question is answered at a time.
     """
 
     def __init__(self, policy: str = AUTO, reflector: str = "bundled") -> None:

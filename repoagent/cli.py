@@ -406,7 +406,8 @@ def bench_steps(
 @app.command()
 def models(
     forget: Annotated[
-        str | None, typer.Option("--forget", metavar="PATH", help="Remove the model tuned for this repository.")
+        str | None,
+        typer.Option("--forget", metavar="PATH", help="Remove the model tuned for this repository."),
     ] = None,
 ) -> None:
     """List the models that --policy and --reflector can name, and those tuned for a repository."""

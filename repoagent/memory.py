@@ -135,7 +135,7 @@ class Memory:
 
     @staticmethod
     def load(folder: Path) -> Memory:
-        """What :meth:`save` wrote; ``OSError``, ``ValueError``, ``KeyError`` or ``TypeError`` if it is not."""
+        """What :meth:`save` wrote; ``OSError``, ``ValueError``, ``LookupError`` or ``TypeError`` if not."""
         data = json.loads((folder / FILE).read_text(encoding="utf-8"))
         names = [str(name) for name in data["files"]]
         return Memory(

@@ -158,8 +158,8 @@ class ReadingPolicy:
     def from_folder(
         encoder: EncoderPolicy, folder: Path, reader: PassageReader | None = None
     ) -> ReadingPolicy:
-        """``encoder`` with the reader in ``folder``, or ``reader`` where that is loaded already; ``ModelError``
-        says what is missing or differs."""
+        """``encoder`` with the reader in ``folder``, which ``reader`` is where it is loaded already;
+        ``ModelError`` says what is missing or differs."""
         reader = reader or PassageReader.from_folder(folder)
         try:
             meta = read_manifest(folder)

@@ -51,7 +51,9 @@ def find(repo: str | os.PathLike[str], base: Path) -> TunedModel | None:
 def registered(base: Path) -> list[TunedModel]:
     """All registered models, usable or not, by their roots."""
     try:
-        folders = [f for f in storage.folder("models").iterdir() if f.is_dir() and f.suffix not in (".part", ".old")]
+        folders = [
+            f for f in storage.folder("models").iterdir() if f.is_dir() and f.suffix not in (".part", ".old")
+        ]
     except OSError:
         return []
     return sorted((_look(f, base) for f in folders), key=lambda m: m.root)

@@ -74,7 +74,11 @@ def _commit(number: int, said: str, files: dict[str, str]) -> str:
 
 def run(data: Path, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """``repoagent`` in a process of its own, with ``data`` as the user's data."""
-    more: dict[str, Any] = {"REPOAGENT_DATA": str(data), "REPOAGENT_CONFIG": os.devnull, "OMP_NUM_THREADS": "1"}
+    more: dict[str, Any] = {
+        "REPOAGENT_DATA": str(data),
+        "REPOAGENT_CONFIG": os.devnull,
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.run(
         [sys.executable, "-m", "repoagent", *map(str, arguments)],
         capture_output=True, text=True, timeout=timeout, env=os.environ | more,

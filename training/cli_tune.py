@@ -38,6 +38,9 @@ def repository(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, the expected time and memory; change nothing.")
     ] = False,
+    epochs: Annotated[
+        float, typer.Option("--epochs", min=0.0, help="Times that each task is learnt from at most.")
+    ] = 4.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the split and of the training.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -50,6 +53,7 @@ def repository(
     """
     started = time.monotonic()
     from training import tune
+    from training.tune_fit import FitSettings
     from training.tune_report import plan_lines, result_lines
 
     def report(message: str) -> None:
@@ -60,7 +64,7 @@ def repository(
         entry = plan.entry()
         print(json.dumps(entry, indent=2) if as_json else "\n".join(plan_lines(entry)))
         return
-    result = tune.train(plan, started, report)
+    result = tune.train(plan, started, FitSettings(epochs=epochs), report)
     entry = result.entry()
     print(json.dumps(entry, indent=2) if as_json else "\n".join(result_lines(entry)))
     if result.kept is None:

@@ -1,8 +1,8 @@
 """``repoagent train PATH``: the bundled policy fine-tuned on one repository, measured, and registered.
 
 Tasks (:mod:`training.tune_tasks`) are split; the bundled policy plays the held-out ones; SFT and RLFT
-(:mod:`training.tune_fit`) take what time is left; the better of the two on validation tasks plays the held-out
-ones again. Only a model that answers more of them right first is registered for the repository's root.
+(:mod:`training.tune_fit`) take what time is left; the better of the two on validation tasks plays the
+held-out ones again. Only a model that answers more of them right first is registered for the repository's root.
 
 What is measured is what the encoder alone answers, before the language model reads on top of it.
 """
@@ -132,7 +132,12 @@ def checked(path: str) -> Path:
 
 
 def plan(
-    path: str, minutes: float, seed: int, teacher: str = "", dry: bool = False, report: Report = lambda m: None
+    path: str,
+    minutes: float,
+    seed: int,
+    teacher: str = "",
+    dry: bool = False,
+    report: Report = lambda m: None,
 ) -> Plan:
     """Mine the tasks of ``path``, measure a few, and share out ``minutes``."""
     root = checked(path)
@@ -192,8 +197,8 @@ def allot(made: Plan) -> None:
     if held < FEWEST_HELD_OUT or trained < FEWEST_TRAINED:
         needed = max(least) / 60 / (1 - RESERVE)
         raise InputError(
-            f"--minutes {made.minutes:g} is too little here: {play:.1f} s per question played and {pack:.1f} s "
-            f"per task prepared need at least {needed * 1.1:.1f} minutes."
+            f"--minutes {made.minutes:g} is too little here: {play:.1f} s per question played and "
+            f"{pack:.1f} s per task prepared need at least {needed * 1.1:.1f} minutes."
         )
     # Evenly from the whole, so that every kind stays; what the user corrected is never left out.
     tasks.held_out = _spread(tasks.held_out, held)
@@ -258,7 +263,7 @@ class Result:
         }  # fmt: skip
 
 
-def train(made: Plan, started: float, report: Report = lambda m: None) -> Result:
+def train(made: Plan, started: float, settings: FitSettings, report: Report = lambda m: None) -> Result:
     """Do what ``made`` says; ``started``: when, by :func:`time.monotonic`, the whole began."""
     repo, tasks = Repo.open(made.root), made.tasks
     ends = started + 60 * made.minutes * (1 - RESERVE)
@@ -269,7 +274,6 @@ def train(made: Plan, started: float, report: Report = lambda m: None) -> Result
     trained, validation = prepared(made, repo, report)
     memory = memory_of(tasks)
     trainee = Trainee(BASE, memory, made.device)
-    settings = FitSettings()
     last = made.stages["choose between them"] + made.stages["measure the tuned model"]
     left = ends - time.monotonic() - last
     supervised(trainee, trained, validation, SFT_SHARE * left, settings, made.seed, report)
@@ -290,18 +294,14 @@ def train(made: Plan, started: float, report: Report = lambda m: None) -> Result
                 parameter.copy_(value)
     memory.newest.clear()
     memory.forget_answers()
-    after = [
-        right for right, _ in outcomes(repo, tasks.held_out, player.policy, _progress(report, "tuned"))
-    ]
+    after = [right for right, _ in outcomes(repo, tasks.held_out, player.policy, _progress(report, "tuned"))]
     found = figures(before, after, made.seed)
     kinds: dict[str, tuple[int, float, float]] = {}
     for kind in tasks.kinds(tasks.held_out):
         at = [i for i, row in enumerate(tasks.held_out) if row["kind"] == kind]
         kinds[kind] = (len(at), sum(before[i] for i in at) / len(at), sum(after[i] for i in at) / len(at))
     kept = sum(after) > sum(before)
-    result = Result(
-        made, *found, kinds, chosen, time.monotonic() - started, made.folder if kept else None
-    )
+    result = Result(made, *found, kinds, chosen, time.monotonic() - started, made.folder if kept else None)
     if kept:
         register(player, result)
     return result
@@ -358,7 +358,9 @@ def memory_of(tasks: Tasks) -> Memory:
     """What the history, without the commits held out, and the corrections tell of the files."""
     notes = [Note(words(c.subject), c.files, c.age) for c in tasks.commits]
     rows = [*tasks.train, *tasks.validation]
-    notes += [Note(words(r["question"]), tuple(r["gold"]), CORRECTED) for r in rows if r["kind"] == "correction"]
+    notes += [
+        Note(words(r["question"]), tuple(r["gold"]), CORRECTED) for r in rows if r["kind"] == "correction"
+    ]
     memory = Memory(notes)
     memory.newest = {r["question"]: r["age"] for r in rows if "age" in r}
     memory.newest |= {r["question"]: CORRECTED for r in rows if r["kind"] == "correction"}

@@ -27,6 +27,7 @@ from torch import Tensor
 from repoagent.encoder import EncoderPolicy
 from repoagent.episode import Finished, Trajectory, play
 from repoagent.explore import FEATURES, ExploreConfig, RepoEnvironment, Task
+from repoagent.lora import merge_lora
 from repoagent.manifest import read_manifest
 from repoagent.memory import Memory
 from repoagent.players import Policy
@@ -57,6 +58,7 @@ class FitSettings:
     memory_rate: float = 0.05
     warmup: int = 5
     epochs: float = 4.0
+    """How often each task is learnt from at most, in SFT and again in RLFT."""
     looks: int = 4
     """Times that SFT is measured on the validation tasks."""
     group: int = 6
@@ -112,12 +114,13 @@ class Trainee:
         frozen = EncoderPolicy.from_folder(self.base)
         merged = EncoderPolicy.base(FEATURES)
         # As from_folder merges it: from the precision in which it is saved.
-        from repoagent.lora import merge_lora
-
         halves = {k: v.half() for k, v in adapter.items()}
         merge_lora(dict(merged.encoder.named_parameters()), halves, config["lora_alpha"] / config["r"])
         merged.head.load_state_dict({k: v.cpu() for k, v in self.policy.head.state_dict().items()})
-        merged.memory, merged.memory_weight = self.policy.memory, self.policy.memory_weight.detach().cpu().clone()
+        merged.memory, merged.memory_weight = (
+            self.policy.memory,
+            self.policy.memory_weight.detach().cpu().clone(),
+        )
         merged.temperature, merged.name = self.policy.temperature, self.policy.name
         merged.confidence, merged.bf16 = frozen.confidence, fast_type() is torch.bfloat16
         return EncoderPlayer(merged, adapter, config)
@@ -134,7 +137,9 @@ def loss_of(policy: EncoderPolicy, tasks: Sequence[Packed], bf16: bool) -> tuple
     for task in tasks:
         decision = task["decisions"][0]
         (score,) = scores_of(policy, task, [(decision, range(len(decision["options"])), "")], bf16)
-        losses.append(-float((score / policy.temperature).log_softmax(0)[list(decision["best"])].logsumexp(0)))
+        losses.append(
+            -float((score / policy.temperature).log_softmax(0)[list(decision["best"])].logsumexp(0))
+        )
         files = [i for i, o in enumerate(decision["options"]) if o[1] in ("open", "identify")]
         best = max(files, key=lambda i: float(score[i]), default=0)
         right.append(float(decision["options"][best][2] in task["gold"]))
@@ -184,7 +189,9 @@ def supervised(
                 break  # it only gets worse from here
             if progress >= 1:
                 break
-        factor = min(1.0, (step + 1) / settings.warmup) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+        factor = min(1.0, (step + 1) / settings.warmup) * (
+            0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
+        )
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         optimizer.zero_grad()
@@ -263,7 +270,8 @@ def reinforced(
     )
     queue: list[Row] = []
     update, mean, longest = 0, math.nan, 0.0
-    while time.monotonic() - started + longest < seconds:
+    most = math.ceil(settings.epochs * len(rows) / settings.groups)
+    while update < most and time.monotonic() - started + longest < seconds:
         began = time.monotonic()
         played: list[Trajectory] = []
         groups: list[int] = []

@@ -79,9 +79,7 @@ def result_lines(result: dict[str, Any]) -> list[str]:
         name = kind.removeprefix("mined-")
         lines.append(f"{name:<20} {row['tasks']:>4}  {row['before']:>8.3f}  {row['after']:>8.3f}")
     n = result["before"]["tasks"]
-    lines.append(
-        f"{'all':<20} {n:>4}  {result['before']['value']:>8.3f}  {result['after']['value']:>8.3f}"
-    )
+    lines.append(f"{'all':<20} {n:>4}  {result['before']['value']:>8.3f}  {result['after']['value']:>8.3f}")
     lines += [
         "",
         f"acc@1 before  {shown('before')}",

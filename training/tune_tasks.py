@@ -109,7 +109,7 @@ def history(tree: Path, files: Iterable[str]) -> list[Commit]:
         subject, _, names = piece.partition("\x03")
         touched = [n for n in names.split("\n") if n]
         found = tuple(dict.fromkeys(p for n in touched if (p := moved.now(n))))
-        kept = found if 0 < len(found) and len(touched) <= _TOUCHED else ()
+        kept = found if found and len(touched) <= _TOUCHED else ()
         commits.append(Commit(len(commits), subject.strip(), kept))
     return commits
 
@@ -256,10 +256,12 @@ def words(text: str) -> frozenset[str]:
 
 
 def fingerprint(tree: Path, *settings: object) -> str:
-    """A digest of what the tasks are made of: every file's path, size and content, the commit, ``settings``."""
+    """A digest of what the tasks are made of: the files' paths and contents, the commit, ``settings``."""
     digest = hashlib.sha256(repr((head(tree), settings)).encode())
     repo = Repo.open(tree)
     for entry in repo.files():
         content = repo.read_bytes(entry.path) if entry.size <= _FILE_LIMIT else b""
-        digest.update(f"{entry.path}\0{entry.size}\0{zlib.crc32(content)}\n".encode("utf-8", "surrogateescape"))
+        digest.update(
+            f"{entry.path}\0{entry.size}\0{zlib.crc32(content)}\n".encode("utf-8", "surrogateescape")
+        )
     return digest.hexdigest()
