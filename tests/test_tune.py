@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -164,11 +168,13 @@ def test_a_second_run_prepares_no_task_again(trained: dict[str, Any], shop: Path
     plan = tune.plan(str(shop), 20, 0)
     assert file.name.startswith(plan.digest[:16])
     changed = file.stat().st_mtime_ns
-    started = time.perf_counter()
-    train, validation = tune.prepared(plan, Repo.open(shop), lambda m: None)
-    assert time.perf_counter() - started < plan.stages["prepare the tasks"] + 5
+    said: list[str] = []
+    train, validation = tune.prepared(plan, Repo.open(shop), said.append)
     assert len(train) == len(plan.tasks.train) and len(validation) == len(plan.tasks.validation)
-    assert file.stat().st_mtime_ns >= changed
+    assert not said and file.stat().st_mtime_ns == changed
+    plan.tasks.train[-1]["question"] += " really?"
+    tune.prepared(plan, Repo.open(shop), said.append)
+    assert said == ["preparing tasks: 1 of 1"]
 
 
 def test_a_model_that_is_not_better_is_not_kept(base: Path, trained: dict[str, Any], shop: Path) -> None:
@@ -206,6 +212,22 @@ def test_errors_are_one_line_and_2(base: Path, shop: Path, tmp_path: Path) -> No
         assert ran.code == 2 and said in ran.err.splitlines()[-1] and ran.out == "", ran
 
 
+def test_an_interrupt_leaves_nothing_registered(shop: Path, tmp_path: Path) -> None:
+    place = {"REPOAGENT_DATA": str(tmp_path / "data"), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "repoagent", "train", str(shop)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | place,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None and process.stdout is not None
+        for line in process.stderr:
+            if "held-out questions" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        assert process.wait(timeout=120) == 130
+        assert process.stdout.read() == "" and "Traceback" not in process.stderr.read()
+    assert not (tmp_path / "data" / "models").exists()
+
+
 def test_a_place_that_cannot_be_written_is_said_at_once(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,13 +238,9 @@ def test_a_place_that_cannot_be_written_is_said_at_once(
 
 
 def test_a_first_argument_is_a_command_or_a_path(shop: Path) -> None:
-    assert (
-        "github" in run("train", "corpus", "--help").out.lower() or run("train", "corpus", "list").code == 0
-    )
+    assert "pallets/click" in run("train", "corpus", "list").out
     text = run("train", "--help").out
     assert "train PATH" in text and "corpus" in text and "rlft" in text
     assert "--minutes" in run("train", "repository", "--help").out
-    bare = run("train")
-    assert "corpus" in bare.out + bare.err
     for arguments in (("--minutes", 20, shop, "--dry-run"), ("repository", shop, "--dry-run")):
         assert "61 commits" in run("train", *arguments).out

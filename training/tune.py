@@ -2,7 +2,7 @@
 
 Tasks (:mod:`training.tune_tasks`) are split; the bundled policy plays the held-out ones; SFT and RLFT
 (:mod:`training.tune_fit`) take what time is left; the better of the two on validation tasks plays the
-held-out ones again. Only a model that answers more of them right first is registered for the repository's root.
+held-out ones again. Only a model that answers more of them right first is registered.
 
 What is measured is what the encoder alone answers, before the language model reads on top of it.
 """
@@ -45,6 +45,7 @@ from training.tune_fit import (
     episode,
     outcomes,
     reinforced,
+    settle_temperature,
     supervised,
     task_of,
 )
@@ -144,7 +145,8 @@ def plan(
     if teacher:
         settings_of(teacher)
     report("mining tasks from the files and the history")
-    own = corrected(str(root))
+    there = {e.path for e in Repo.open(root).files()}
+    own = [row for row in corrected(str(root)) if there.issuperset(row["gold"])]
     tasks = gather(root, seed, TRAINED, own)
     found = len(tasks.train) + len(tasks.validation) + len(tasks.held_out)
     fewest = len(tasks.held_out) < FEWEST_HELD_OUT or len(tasks.train) < FEWEST_TRAINED
@@ -292,6 +294,7 @@ def train(made: Plan, started: float, settings: FitSettings, report: Report = la
         with torch.no_grad():
             for parameter, value in zip(player.parameters(), snapshot, strict=True):
                 parameter.copy_(value)
+    settle_temperature(player.policy, validation)
     memory.newest.clear()
     memory.forget_answers()
     after = [right for right, _ in outcomes(repo, tasks.held_out, player.policy, _progress(report, "tuned"))]
@@ -336,22 +339,26 @@ def prepared(made: Plan, repo: Repo, report: Report) -> tuple[list[Row], list[Ro
                 known = {row["question"]: row for row in map(json.loads, lines)}
         except (OSError, EOFError, ValueError, KeyError, TypeError):
             known = {}  # cut short by a kill: made again
-    for number, row in enumerate(wanted, 1):
-        if row["question"] not in known:
-            known[row["question"]] = packed(repo, row)
-            if number % 20 == 0:
-                report(f"preparing tasks: {number} of {len(wanted)}")
-    for old in place.glob("*.jsonl.gz"):
-        if old != file:
+    missing = [row for row in wanted if row["question"] not in known]
+    for number, row in enumerate(missing, 1):
+        known[row["question"]] = packed(repo, row)
+        if number % 20 == 0 or number == len(missing):
+            report(f"preparing tasks: {number} of {len(missing)}")
+    if missing:
+        for old in place.glob("*.jsonl.gz"):
             old.unlink()
-    with whole(file) as part, gzip.open(part, "wt", encoding="utf-8", compresslevel=2) as out:
-        out.writelines(json.dumps(row) + "\n" for row in known.values())
+        _keep(file, known)
 
     def of(rows: Sequence[Row]) -> list[Row]:
         found = [known[row["question"]] for row in rows]
         return [row for row in found if row["decisions"]]
 
     return of(made.tasks.train), of(made.tasks.validation)
+
+
+def _keep(file: Path, known: dict[str, Row]) -> None:
+    with whole(file) as part, gzip.open(part, "wt", encoding="utf-8", compresslevel=2) as out:
+        out.writelines(json.dumps(row) + "\n" for row in known.values())
 
 
 def memory_of(tasks: Tasks) -> Memory:

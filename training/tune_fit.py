@@ -24,6 +24,7 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model,
 from safetensors.torch import load_file
 from torch import Tensor
 
+from repoagent.confidence import Confidence
 from repoagent.encoder import EncoderPolicy
 from repoagent.episode import Finished, Trajectory, play
 from repoagent.explore import FEATURES, ExploreConfig, RepoEnvironment, Task
@@ -111,7 +112,7 @@ class Trainee:
         found = get_peft_model_state_dict(self.policy.encoder)
         adapter = {f"base_model.model.{k}": v.detach().cpu() for k, v in found.items()}
         config = json.loads((self.base / "adapter_config.json").read_text(encoding="utf-8"))
-        frozen = EncoderPolicy.from_folder(self.base)
+        entry = read_manifest(self.base).get("confidence")
         merged = EncoderPolicy.base(FEATURES)
         # As from_folder merges it: from the precision in which it is saved.
         halves = {k: v.half() for k, v in adapter.items()}
@@ -122,7 +123,8 @@ class Trainee:
             self.policy.memory_weight.detach().cpu().clone(),
         )
         merged.temperature, merged.name = self.policy.temperature, self.policy.name
-        merged.confidence, merged.bf16 = frozen.confidence, fast_type() is torch.bfloat16
+        merged.confidence = Confidence.parse(entry) if entry else None
+        merged.bf16 = fast_type() is torch.bfloat16
         return EncoderPlayer(merged, adapter, config)
 
 
@@ -144,6 +146,22 @@ def loss_of(policy: EncoderPolicy, tasks: Sequence[Packed], bf16: bool) -> tuple
         best = max(files, key=lambda i: float(score[i]), default=0)
         right.append(float(decision["options"][best][2] in task["gold"]))
     return sum(losses) / len(losses), sum(right) / len(right)
+
+
+@torch.no_grad()
+def settle_temperature(policy: EncoderPolicy, tasks: Sequence[Packed]) -> None:
+    """The temperature that makes the first decisions of ``tasks`` likeliest: the memory adds to what the
+    bundled one was fitted for, and both the reading on top and how sure an answer is depend on it."""
+    found = []
+    for task in tasks:
+        decision = task["decisions"][0]
+        (score,) = scores_of(policy, task, [(decision, range(len(decision["options"])), "")], policy.bf16)
+        found.append((score, list(decision["best"])))
+
+    def loss(temperature: float) -> float:
+        return -sum(float((s / temperature).log_softmax(0)[best].logsumexp(0)) for s, best in found)
+
+    policy.temperature = min((0.7 + 0.05 * i for i in range(40)), key=loss)
 
 
 def supervised(
