@@ -162,7 +162,9 @@ def _tuned(model: TunedModel) -> Finding:
     state = f"in {display(str(model.folder))}"
     if isinstance(after, dict) and isinstance(before, dict):
         state = f"acc@1 {after.get('value')}, bundled {before.get('value')}, {state}"
-    return Finding(display(model.root), model.problem or state, None if model.problem else True)
+    if model.problem:
+        return Finding(display(model.root), f"cannot be used ({model.problem})", None)
+    return Finding(display(model.root), state)
 
 
 def _known(model: KnownModel) -> Finding:

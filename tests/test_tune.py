@@ -31,7 +31,7 @@ from training.tune_fit import FitSettings
 from training.tune_tasks import gather
 
 ASKED = "where do we pack the goods for the lorry?"
-"""A question that no word of the answer stands in: only the correction knows."""
+"""A question that no word of the answer stands in."""
 ANSWERED = "shop/delivery.py"
 
 
@@ -57,7 +57,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("tune")
         patch.setenv("REPOAGENT_DATA", str(folder / "data"))
-        patch.setenv("REPOAGENT_CONFIG", str(folder / "none"))
+        patch.setenv("REPOAGENT_CONFIG", os.devnull)
         yield folder
 
 
@@ -68,6 +68,11 @@ def shop(base: Path) -> Path:
     states = answered(environment, Task(ASKED), [], ANSWERED)
     corrections.store(str(root.resolve()), states, ANSWER, "2026-01-01T00:00:00+00:00")
     return root
+
+
+@pytest.fixture(scope="module")
+def bundled() -> str:
+    return load_policy("bundled").name
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -116,8 +121,9 @@ def test_what_was_kept_is_registered_and_asked(trained: dict[str, Any], shop: Pa
     assert said["answers"][0]["path"].endswith(ANSWERED), "what was corrected is known from then on"
 
 
-def test_bundled_is_still_to_be_had(trained: dict[str, Any], shop: Path, tmp_path: Path) -> None:
-    bundled = load_policy("bundled").name
+def test_bundled_is_still_to_be_had(
+    trained: dict[str, Any], shop: Path, bundled: str, tmp_path: Path
+) -> None:
     for more in (("--policy", "bundled"), (str(make_repository(tmp_path, history=False)),)):
         said = json.loads(run("ask", ASKED, shop, *more, "--no-reflect", "--json", "--quiet").out)
         assert said["model"]["policy"] == bundled
@@ -139,7 +145,7 @@ def test_models_lists_and_forgets(trained: dict[str, Any], shop: Path) -> None:
 
 @pytest.mark.parametrize("harm", ["weights", "memory", "manifest", "version"])
 def test_a_broken_model_is_warned_of_and_the_bundled_one_answers(
-    trained: dict[str, Any], shop: Path, harm: str
+    trained: dict[str, Any], shop: Path, bundled: str, harm: str
 ) -> None:
     folder = tuned.location(str(shop.resolve()))
     file = folder / {"weights": "head.safetensors", "memory": "memory.json"}.get(harm, "repoagent.json")
@@ -153,11 +159,12 @@ def test_a_broken_model_is_warned_of_and_the_bundled_one_answers(
     try:
         events: list[Happening] = []
         found = Assistant("auto", "none").ask(ASKED, shop, watch=events.append)
-        assert found.policy == load_policy("bundled").name
+        assert found.policy == bundled
         (warned,) = (e for e in events if isinstance(e, Warned))
         assert "cannot be used" in warned.text and "\n" not in warned.text
-        with pytest.warns(UserWarning, match="cannot be used"):
-            Assistant("auto", "none").load(repos=[shop])
+        if harm == "version":  # where nobody watches, Python warns
+            with pytest.warns(UserWarning, match="cannot be used"):
+                Assistant("auto", "none").load(repos=[shop])
         assert "cannot be used" in run("models").out
     finally:
         file.write_bytes(whole)
