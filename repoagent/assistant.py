@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from repoagent.answer import Answer, Move, answers, trail
 from repoagent.episode import Event, Finished, Trajectory, play
 from repoagent.errors import InputError
 from repoagent.explore import ExploreConfig, RepoEnvironment, Task
-from repoagent.models import importing, load_policy, load_reflector
+from repoagent.models import AUTO, chosen, importing, load_policy, load_reflector
 from repoagent.players import Policy, Reflector
 from repoagent.repo import Repo
 
@@ -51,7 +52,14 @@ class Widened:
     left_out: tuple[str, ...]
 
 
-Happening = Event | Waiting | Entered | Widened
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something that is not as it should be, though there will be an answer."""
+
+    text: str
+
+
+Happening = Event | Waiting | Entered | Widened | Warned
 Watch = Callable[[Happening], object]
 """Told what happens as it happens, in the thread that asks; what it raises breaks the question off."""
 
@@ -79,25 +87,34 @@ class Found:
 class Assistant:
     """Answers questions with the models that ``policy`` and ``reflector`` name (see ``repoagent.models``).
 
-    They are loaded at the first question and kept. Any number of threads may ask; one question is answered
-    at a time.
+    With the policy "auto" each repository is asked with the model registered for it, if there is one.
+    Models are loaded at the first question and kept, of the policies the latest. Any number of threads may
+    ask; one question is answered at a time.
     """
 
-    def __init__(self, policy: str = "bundled", reflector: str = "bundled") -> None:
+    def __init__(self, policy: str = AUTO, reflector: str = "bundled") -> None:
         self._names = policy, reflector
-        self._policy: Policy | None = None
+        self._policy: tuple[str, Policy] | None = None
         self._reflectors: dict[str, Reflector] = {}
         self._lock = threading.RLock()
 
-    def load(self, reflect: bool = True) -> tuple[Policy, Reflector]:
-        """The models, loaded where they are not yet; ``ModelError`` says what is missing or broken."""
-        policy, reflector = self._names[0], self._names[1] if reflect else "none"
+    def load(
+        self, reflect: bool = True, repos: Sequence[RepoPath] = (), watch: Watch | None = None
+    ) -> tuple[Policy, Reflector]:
+        """The models for ``repos``, loaded where they are not yet; ``ModelError`` says what is missing or
+        broken. A registered model that cannot be used is warned of, and the bundled one stands in."""
+        reflector = self._names[1] if reflect else "none"
         with self._lock, importing():
-            if self._policy is None:
-                self._policy = load_policy(policy)
+            policy, warning = chosen(self._names[0], repos)
+            if warning and watch:
+                watch(Warned(warning))
+            elif warning:
+                warnings.warn(warning, stacklevel=2)
+            if self._policy is None or self._policy[0] != policy:
+                self._policy = policy, load_policy(policy)
             if reflector not in self._reflectors:
                 self._reflectors[reflector] = load_reflector(reflector)
-            return self._policy, self._reflectors[reflector]
+            return self._policy[1], self._reflectors[reflector]
 
     def ask(
         self,
@@ -138,12 +155,12 @@ class Assistant:
         :func:`merged` makes one list of their answers.
         """
         started = time.perf_counter()
-        watch = watch or (lambda event: None)
+        told, watch = watch, watch or (lambda event: None)
         question = _checked(question, top, steps)
         opened = [(os.fspath(repo), Repo.open(repo)) for repo in repos]
         several = len(opened) > 1
         watch(Waiting("loading the model"))
-        policy, reflector = self.load(reflect)
+        policy, reflector = self.load(reflect, repos, told)
         confidence = getattr(policy, "confidence", None)
         text = context if isinstance(context, str) else context()
         found = []
@@ -207,7 +224,7 @@ def ask(
     top: int = 5,
     steps: int = 8,
     reflect: bool = True,
-    policy: str = "bundled",
+    policy: str = AUTO,
     reflector: str = "bundled",
     context: Context = "",
     watch: Watch | None = None,

@@ -45,7 +45,10 @@ app.add_typer(history.app, name="sessions")
 PolicyOption = Annotated[
     str,
     typer.Option(
-        "--policy", metavar="P", help="bundled, encoder, random, a folder, a hub id or openai:BASE_URL#MODEL."
+        "--policy",
+        metavar="P",
+        help="auto (the model tuned for the repository, else bundled), bundled, encoder, random, a folder, "
+        "a hub id or openai:BASE_URL#MODEL.",
     ),
 ]
 ReflectorOption = Annotated[
@@ -127,7 +130,7 @@ def ask(
     top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Answers to print.")] = 5,
     steps: StepsOption = 8,
     reflect: ReflectOption = True,
-    policy: PolicyOption = "bundled",
+    policy: PolicyOption = "auto",
     reflector: ReflectorOption = "bundled",
     context: Annotated[
         str | None,
@@ -178,7 +181,7 @@ def explore(
     ] = None,
     steps: StepsOption = 8,
     reflect: ReflectOption = True,
-    policy: PolicyOption = "bundled",
+    policy: PolicyOption = "auto",
     reflector: ReflectorOption = "bundled",
     session: Annotated[
         str | None,
@@ -214,7 +217,7 @@ def serve_mcp(
         ),
     ] = None,
     reflect: ReflectOption = True,
-    policy: PolicyOption = "bundled",
+    policy: PolicyOption = "auto",
     reflector: ReflectorOption = "bundled",
 ) -> None:
     """Serve `find` and `explore` to other programs, over the Model Context Protocol on stdin and stdout."""
@@ -424,8 +427,18 @@ def bench_steps(
 
 
 @app.command()
-def models() -> None:
-    """List the models that --policy and --reflector can name."""
+def models(
+    forget: Annotated[
+        str | None,
+        typer.Option("--forget", metavar="PATH", help="Remove the model tuned for this repository."),
+    ] = None,
+) -> None:
+    """List the models that --policy and --reflector can name, and those tuned for a repository."""
+    if forget is not None:
+        from repoagent import tuned
+
+        print(f"removed {tuned.forget(forget)}")
+        return
     from repoagent.doctor import list_models
 
     raise typer.Exit(list_models(sys.stdout))
@@ -467,7 +480,7 @@ def completion(shell: Annotated[Shell, typer.Argument(help="The shell that the s
     }
 )
 def train(context: typer.Context) -> None:
-    """Train the players (see repoagent train --help)."""
+    """Tune the policy for a repository, or train the players anew (see repoagent train --help)."""
     try:
         from training.cli import app as training
     except ModuleNotFoundError as error:

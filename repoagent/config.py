@@ -21,7 +21,7 @@ from repoagent.repo import display
 
 VARIABLE = "REPOAGENT_CONFIG"
 DEFAULTS: dict[str, str | int | bool] = {
-    "policy": "bundled",
+    "policy": "auto",
     "reflector": "bundled",
     "steps": 8,
     "top": 5,

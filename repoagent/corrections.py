@@ -8,10 +8,8 @@ the indices of the ``best`` options, the ``mistake`` that led there (empty on th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import posixpath
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -134,9 +132,7 @@ def _index(observation: Observation, option: Option) -> int:
 
 def location(repo: str) -> Path:
     """The file for the repository at ``repo`` (an absolute path)."""
-    name = re.sub(r"[^\w.-]", "_", posixpath.basename(repo))[:60] or "repository"
-    digest = hashlib.sha256(repo.encode("utf-8", "backslashreplace")).hexdigest()[:8]
-    return storage.folder("corrections") / f"{name}-{digest}.jsonl"
+    return storage.folder("corrections") / f"{storage.named(repo)}.jsonl"
 
 
 def store(repo: str, states: Sequence[State], source: str, at: str) -> Path:

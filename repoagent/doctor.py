@@ -14,6 +14,7 @@ from repoagent import __version__
 from repoagent.errors import ModelError
 from repoagent.models import KnownModel
 from repoagent.repo import display
+from repoagent.tuned import TunedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +129,23 @@ FORMS = {
 
 def list_models(out: TextIO) -> int:
     """Write the models at hand and what the options accept; 3 if a bundled model is not whole."""
-    from repoagent.models import available
+    from repoagent import tuned
+    from repoagent.models import CHECKPOINTS, available
 
     known = available()
     out.write("Models that come along\n")
     for model in known:
         out.write(f"  {_known(model)}\n      {model.kind}\n")
+    own_models = tuned.registered(CHECKPOINTS / "policy")
+    if own_models:
+        out.write("Models tuned for a repository (`repoagent train PATH`; --forget PATH removes one)\n")
+    for tuned_model in own_models:
+        out.write(f"  {_tuned(tuned_model)}\n")
     for option, own in (
         (
             "--policy",
             {
+                "auto": "the model tuned for the repository, else bundled (default of ask, explore and mcp)",
                 "encoder": "the bundled one without its second reading: faster, less often right",
                 "random": "every option is as likely as every other",
             },
@@ -147,6 +155,16 @@ def list_models(out: TextIO) -> int:
         out.write(f"{option}\n")
         out.writelines(f"  {name:<22} {meaning}\n" for name, meaning in (FORMS | own).items())
     return 3 if any(model.problem and not model.optional for model in known) else 0
+
+
+def _tuned(model: TunedModel) -> Finding:
+    after, before = (model.entry.get(name) for name in ("after", "before"))
+    state = f"in {display(str(model.folder))}"
+    if isinstance(after, dict) and isinstance(before, dict):
+        state = f"acc@1 {after.get('value')}, bundled {before.get('value')}, {state}"
+    if model.problem:
+        return Finding(display(model.root), f"cannot be used ({model.problem})", None)
+    return Finding(display(model.root), state)
 
 
 def _known(model: KnownModel) -> Finding:

@@ -26,6 +26,7 @@ from repoagent.environment import Observation, Option, Passage
 from repoagent.errors import ModelError
 from repoagent.lora import merge_lora
 from repoagent.manifest import damage, read_manifest, write_manifest
+from repoagent.memory import MEMORY_FEATURES, Memory
 from repoagent.terms import parts
 
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -200,6 +201,8 @@ class EncoderPolicy(nn.Module):
         self.name = "minilm"
         self.temperature = 1.0
         self.confidence: Confidence | None = None
+        self.memory: Memory | None = None
+        self.memory_weight = torch.zeros(len(MEMORY_FEATURES))
         self.bf16 = False
         """Whether the encoder multiplies in bfloat16, as :mod:`repoagent.precision` advises; for a CPU."""
         self._cls, self._sep = _token(tokenizer, "[CLS]"), _token(tokenizer, "[SEP]")
@@ -276,7 +279,8 @@ class EncoderPolicy(nn.Module):
                 vectors, mask, path = self._option_vectors(page)
                 features = torch.tensor([o.features for o in page], device=vectors.device)
                 scores.append(self.head(self.head.interactions(query, said, vectors, mask, path), features))
-            log_probabilities = (torch.cat(scores) / self.temperature).log_softmax(0)
+            score = torch.cat(scores) + self.remembered(observation.task, observation.options)
+            log_probabilities = (score / self.temperature).log_softmax(0)
             result.append([float(p) for p in log_probabilities])
         return result
 
@@ -290,6 +294,14 @@ class EncoderPolicy(nn.Module):
         found = self.head.interactions(self._query(question), None, vectors, mask, head)
         body, sentence = (found[:, INTERACTIONS.index(name)] for name in ("body", "sentence"))
         return [float(v) for v in body + 0.5 * sentence]
+
+    def remembered(self, question: str, options: Sequence[Option]) -> Tensor | float:
+        """What the memory adds to the score of each option: to files alone, 0 where there is no memory."""
+        if self.memory is None:
+            return 0.0
+        paths = [o.target if o.kind in ("open", "identify") else "" for o in options]
+        known = torch.tensor(self.memory.features(question, paths), device=self.memory_weight.device)
+        return known @ self.memory_weight
 
     def _query(self, text: str) -> Tensor:
         key = "?" + text
@@ -319,6 +331,9 @@ class EncoderPolicy(nn.Module):
             **meta,
         }
         (folder / "README.md").write_text(card)
+        if self.memory is not None:
+            self.memory.save(folder)
+            described["memory"] = dict(zip(MEMORY_FEATURES, self.memory_weight.tolist(), strict=True))
         write_manifest(folder, **described)
 
     @staticmethod
@@ -340,7 +355,10 @@ class EncoderPolicy(nn.Module):
             policy.head.load_state_dict(load_file(folder / "head.safetensors"))
             entry = meta.get("confidence")
             confidence = Confidence.parse(entry) if entry else None
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            if weights := meta.get("memory"):
+                policy.memory = Memory.load(folder)
+                policy.memory_weight = torch.tensor([float(weights[name]) for name in MEMORY_FEATURES])
+        except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise ModelError(
                 f"the policy in {folder} cannot be loaded: {reason}; install it again."

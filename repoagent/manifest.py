@@ -19,8 +19,9 @@ def expanded(path: str | Path) -> Path:
 
 
 def write_manifest(folder: Path, **entries: Any) -> None:
-    """Write ``entries`` with a digest of every weight file; the last file of a finished save."""
-    files = {p.name: _sha256(p) for p in sorted(folder.glob("*.safetensors"))}
+    """Write ``entries`` with a digest of every file that is learnt; the last file of a finished save."""
+    learnt = [*folder.glob("*.safetensors"), *folder.glob("memory.json")]
+    files = {p.name: _sha256(p) for p in sorted(learnt)}
     text = json.dumps({**entries, "sha256": files}, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 

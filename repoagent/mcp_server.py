@@ -27,7 +27,7 @@ from pydantic import Field
 
 from repoagent import __version__, show
 from repoagent.answer import Answer, Move
-from repoagent.assistant import Assistant, Found, Happening, Waiting
+from repoagent.assistant import Assistant, Found, Happening, Waiting, Warned
 from repoagent.episode import Decided, Observed
 from repoagent.errors import InputError, RepoagentError
 from repoagent.repo import display
@@ -145,6 +145,8 @@ class _Reporter:
         match event:
             case Waiting(what):
                 self._report(what)
+            case Warned(text):
+                print(show.one_line(f"repoagent: {text}"), file=sys.stderr)
             case Observed(_, observation):
                 self._options = [option.text for option in observation.options]
             case Decided(_, index):

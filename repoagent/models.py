@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakValueDictionary
 
-from repoagent import smollm
+from repoagent import smollm, tuned
 from repoagent.errors import ModelError
 from repoagent.manifest import damage, expanded, read_manifest
 from repoagent.players import NoReflector, Policy, RandomPolicy, Reflector
+from repoagent.repo import display
 
+if TYPE_CHECKING:
+    from repoagent.reader import PassageReader
+
+AUTO = "auto"
+"""The policy registered for the repository that is asked, else the bundled one."""
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 CHAT = "openai:"
 ENCODER_HEAD = "late-interaction"
 WRITER_FORMAT = "writer-"
 Role = Literal["policy", "reflector"]
+_readers: WeakValueDictionary[Path, PassageReader] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +51,13 @@ def load_policy(
     load_in_4bit: bool = False,
 ) -> Policy:
     """The policy that ``spec`` names: "bundled", "encoder" (the bundled one without its second reading),
-    "random", a folder, a hub id, or "openai:BASE_URL#MODEL".
+    "random", a folder, a hub id, or "openai:BASE_URL#MODEL". "auto" is "bundled": see :func:`chosen`.
 
     Where the language model is not installed "bundled" is "encoder". Raises :class:`ModelError` where the
     policy is missing, broken or of another kind.
     """
     options: dict[str, Any] = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
+    spec = "bundled" if spec == AUTO else spec
     folder = _bundled("policy") if spec in ("bundled", "encoder") else expanded(spec)
     light = (
         spec in ("bundled", "encoder", "random")
@@ -70,11 +80,15 @@ def load_policy(
 
         encoder = EncoderPolicy.from_folder(folder)
         encoder.bf16 = fast_type() is torch.bfloat16
-        if spec != "bundled" or smollm.find() is None:
+        # A tuned model is the encoder of the bundled one, so it is read on top of as that is.
+        if not (spec == "bundled" or _entry(folder, tuned.ENTRY)) or smollm.find() is None:
             return encoder
         from repoagent.reading import ReadingPolicy
 
-        return ReadingPolicy.from_folder(encoder, _bundled("reader"))
+        reader = _bundled("reader")
+        policy = ReadingPolicy.from_folder(encoder, reader, _readers.get(reader))
+        _readers[reader] = policy.reader
+        return policy
     from repoagent.transformer import TransformerPolicy
 
     return TransformerPolicy.from_folder(spec, device, **options)
@@ -117,6 +131,25 @@ def load_players(policy: str, reflector: str) -> tuple[Policy, Reflector]:
     """Both players; a package that is missing or broken is a :class:`ModelError` too."""
     with importing():
         return load_policy(policy), load_reflector(reflector)
+
+
+def chosen(spec: str, repos: Sequence[str | os.PathLike[str]]) -> tuple[str, str]:
+    """What to load where ``spec`` is named for ``repos``, and a warning, or "".
+
+    "auto" is the model registered for the repository, if only one is asked and it has a usable one.
+    """
+    if spec != AUTO:
+        return spec, ""
+    found = tuned.find(repos[0], CHECKPOINTS / "policy") if len(repos) == 1 else None
+    if found is None:
+        return "bundled", ""
+    if found.problem:
+        advice = f"run `repoagent train {display(found.root)}` again"
+        return "bundled", (
+            f"the model tuned for {display(found.root)} cannot be used ({found.problem}), "
+            f"so the bundled one answers; {advice}."
+        )
+    return str(found.folder), ""
 
 
 @contextmanager

@@ -155,9 +155,12 @@ class ReadingPolicy:
         return found
 
     @staticmethod
-    def from_folder(encoder: EncoderPolicy, folder: Path) -> ReadingPolicy:
-        """``encoder`` with the reader in ``folder``; ``ModelError`` says what is missing or differs."""
-        reader = PassageReader.from_folder(folder)
+    def from_folder(
+        encoder: EncoderPolicy, folder: Path, reader: PassageReader | None = None
+    ) -> ReadingPolicy:
+        """``encoder`` with the reader in ``folder``, which ``reader`` is where it is loaded already;
+        ``ModelError`` says what is missing or differs."""
+        reader = reader or PassageReader.from_folder(folder)
         try:
             meta = read_manifest(folder)
             entry = meta.get("confidence")

@@ -164,6 +164,7 @@ class Scent:
         self._by_path: dict[str, Hit] = {}
         self._below: dict[str, tuple[float, int]] | None = None
         self._lines: tuple[str, list[dict[int, float]], list[bytes]] = ("", [], [])
+        self._best: dict[tuple[str, int, int], tuple[int, str]] = {}  # asked again at every step
         for entry in self.entries:
             self._by_path[entry.path] = self._scan(entry, search)
         self._weigh()
@@ -286,10 +287,13 @@ class Scent:
 
     def best_line(self, path: str, window: Window) -> tuple[int, str]:
         """(number, text) of the line of ``window`` with the greatest weight."""
-        rows, lines = self.line_weights(path)
-        span = range(window.start - 1, min(window.end, len(lines)))
-        best = max(span, key=lambda i: sum(self.idf[t] * w for t, w in rows[i].items()), default=0)
-        return best + 1, " ".join(_clip([lines[best]], 100).split()) if lines else ""
+        key = path, window.start, window.end
+        if key not in self._best:
+            rows, lines = self.line_weights(path)
+            span = range(window.start - 1, min(window.end, len(lines)))
+            best = max(span, key=lambda i: sum(self.idf[t] * w for t, w in rows[i].items()), default=0)
+            self._best[key] = best + 1, " ".join(_clip([lines[best]], 100).split()) if lines else ""
+        return self._best[key]
 
     def blocks(self, path: str, count: int = 24) -> list[Block]:
         """The file at ``path`` cut where its structure suggests it; the ``count`` best by evidence."""

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from repoagent.answer import Answer
-from repoagent.assistant import Entered, Found, Happening, Waiting, Widened
+from repoagent.assistant import Entered, Found, Happening, Waiting, Warned, Widened
 from repoagent.episode import Decided, Observed, Reflected, ReflectionToken
 from repoagent.repo import display
 from repoagent.terms import STOPWORDS, root
@@ -70,6 +70,8 @@ class Trail:
                 self._wait(what)
             case Entered(repo):
                 self._line(f"{display(repo)}:", "bold")
+            case Warned(text):
+                self._line(f"repoagent: {text}", "yellow")
             case Widened(names, left_out):
                 if names:
                     self._line(f"looking for {', '.join(names)} too", "dim")

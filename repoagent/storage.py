@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import posixpath
+import re
 from pathlib import Path
 
 from repoagent.errors import InputError
@@ -18,6 +21,12 @@ def folder(name: str) -> Path:
     from platformdirs import user_data_dir
 
     return Path(user_data_dir("repoagent", appauthor=False)) / name
+
+
+def named(repo: str) -> str:
+    """A name for what is kept of the repository at ``repo``, an absolute path."""
+    name = re.sub(r"[^\w.-]", "_", posixpath.basename(repo))[:60] or "repository"
+    return f"{name}-{hashlib.sha256(repo.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
 
 
 def write(path: Path, text: str) -> None:

@@ -29,6 +29,7 @@ def commands(text: str) -> list[list[str]]:
 def test_commands_of_the_pages_exist(page: Path) -> None:
     from repoagent.cli import app
     from training.cli import app as training
+    from training.cli_tune import PathOrCommand
 
     for line in commands(page.read_text(encoding="utf-8")):
         command: Any = get_command(app)
@@ -38,6 +39,8 @@ def test_commands_of_the_pages_exist(page: Path) -> None:
             is_train = command.commands[words[0]].name == "train"
             command = get_command(training) if is_train else command.commands[words[0]]
             words = words[1:]
+        if isinstance(command, PathOrCommand) and words and not words[0].startswith("-"):
+            command = command.commands["repository"]  # a path
         known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
         options = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
         assert options <= known, shlex.join(line)

@@ -129,7 +129,7 @@ def test_retry_after_is_honoured(server: Control, tmp_path: Path) -> None:
         teacher(server, tmp_path / "cache.jsonl").reflect([state(number)])
         assert time.monotonic() - begin >= least
     server.script(faults={"Case 002": ["later 86400"]})
-    with pytest.raises(ModelError, match=r"1 of 1 reflections are missing .*429 .*slow down"):
+    with pytest.raises(ModelError, match=r"1 of 1 answers are missing .*429 .*slow down"):
         teacher(server, tmp_path / "cache.jsonl").reflect([state(2)])
 
 
@@ -241,7 +241,7 @@ def test_one_state_that_always_fails_leaves_the_others_kept(server: Control, tmp
     cache = tmp_path / "cache.jsonl"
     server.script(faults={"Case 004": ["500"] * 99})
     asker = teacher(server, cache)
-    with pytest.raises(ModelError, match=r"^1 of 12 reflections are missing .*500 .*run again[^\n]*$"):
+    with pytest.raises(ModelError, match=r"^1 of 12 answers are missing .*500 .*run again[^\n]*$"):
         asker.reflect(states(12))
     assert (asker.cost.requests, asker.cost.retries) == (11 + 4, 3)
     server.script()

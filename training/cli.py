@@ -13,14 +13,19 @@ import typer
 from repoagent.errors import InputError
 from training import corpus as corpora
 from training.cli_regimen import regimen
+from training.cli_tune import REPOSITORY, PathOrCommand, repository
 from training.corpus import CorpusRepo
 
 app = typer.Typer(
-    help="Train the players: corpus, tasks, packing, supervised and reinforcement learning.",
+    cls=PathOrCommand,
+    help="Tune the bundled policy for your own repository: repoagent train PATH, the same as repoagent train "
+    "repository PATH. Or train the players anew, by the other commands: corpus, tasks, packing, supervised "
+    "and reinforcement learning. A first argument that is none of the commands is a path.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
 )
+app.command(REPOSITORY)(repository)
 app.add_typer(regimen)
 corpus = typer.Typer(help="The repositories that training and evaluation use.", no_args_is_help=True)
 app.add_typer(corpus, name="corpus")

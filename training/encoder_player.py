@@ -128,12 +128,14 @@ class EncoderPlayer:
         twin.policy = copy.copy(self.policy)
         twin.policy._modules = dict(self.policy._modules)
         twin.policy.head = copy.deepcopy(self.policy.head, memo)
+        twin.policy.memory_weight = self.policy.memory_weight.detach().clone()
         return twin
 
     # -- the player ------------------------------------------------------------------------------
 
     def parameters(self) -> list[Tensor]:
-        return list(self.policy.head.parameters())
+        own = list(self.policy.head.parameters())
+        return own if self.policy.memory is None else [*own, self.policy.memory_weight]
 
     def evaluate(
         self, observations: Sequence[Observation], reflections: Sequence[str]
@@ -147,6 +149,9 @@ class EncoderPlayer:
         head = self.policy.head
         inputs = [(head.weighed(d.question, d.found, d.others), d.features) for d in decisions]
         scores = head(torch.cat([i for i, _ in inputs]), torch.cat([f for _, f in inputs]))
+        remembered = [self.policy.remembered(o.task, o.options) for o in observations]
+        if self.policy.memory is not None:
+            scores = scores + torch.cat([torch.as_tensor(r) for r in remembered])
         parts = (scores / self.policy.temperature).split([len(f) for _, f in inputs])
         hidden = []
         for decision, pair in zip(decisions, inputs, strict=True):

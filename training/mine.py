@@ -59,7 +59,7 @@ def mine_repo(
             )
         )
     copies = Copies(texts)
-    chosen = _choose(pools, limit, rng, copies, lines)
+    chosen = choose(pools, limit, rng, copies, lines)
     name = re.sub(r"[^a-z0-9]+", "-", item.repo.split("/")[1].lower()).strip("-")
     numbers: Counter[str] = Counter()
     records: list[dict[str, object]] = []
@@ -87,13 +87,15 @@ def write(records: Iterable[dict[str, object]], path: Path) -> None:
     write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
 
 
-def _choose(
+def choose(
     pools: dict[str, list[Candidate]],
     limit: int,
     rng: random.Random,
     copies: Copies,
     lines: dict[str, list[str]],
+    per_file: int = PER_FILE,
 ) -> list[Candidate]:
+    """At most about ``limit`` of the candidates in ``pools``, by ``SHARES``, with their questions."""
     streams: dict[str, Iterator[Candidate]] = {}
     seen: set[str] = set()
     said: Counter[str] = Counter(_key(c.text) for pool in pools.values() for c in pool)
@@ -102,7 +104,7 @@ def _choose(
             c for c in pools[kind] if _wanted(c) and (said[_key(c.text)] == 1 or c.kind == "mined-heading")
         ]
         rng.shuffle(pool)
-        streams[kind] = _accept(_spread(pool), rng, copies, seen, lines)
+        streams[kind] = accept(_spread(pool, per_file), rng, copies, seen, lines)
     chosen: list[Candidate] = []
     for kind, stream in streams.items():
         chosen += islice(stream, round(limit * SHARES[kind]))
@@ -123,18 +125,18 @@ def _wanted(found: Candidate) -> bool:
     return phrasing.fit(found.text, 5 if found.kind == "mined-doc" else 4, 28)
 
 
-def _spread(pool: Sequence[Candidate]) -> Iterator[Candidate]:
-    """``pool`` in rounds over the files, so that no file dominates; at most ``PER_FILE`` of each."""
+def _spread(pool: Sequence[Candidate], per_file: int) -> Iterator[Candidate]:
+    """``pool`` in rounds over the files, so that no file dominates; at most ``per_file`` of each."""
     by_file: dict[str, list[Candidate]] = defaultdict(list)
     for found in pool:
         by_file[found.gold[0]].append(found)
-    for turn in range(PER_FILE):
+    for turn in range(per_file):
         for group in by_file.values():
             if turn < len(group):
                 yield group[turn]
 
 
-def _accept(
+def accept(
     pool: Iterable[Candidate], rng: random.Random, copies: Copies, seen: set[str], lines: dict[str, list[str]]
 ) -> Iterator[Candidate]:
     """Candidates with their questions and with every copy of their sentence hidden."""

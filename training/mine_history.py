@@ -79,11 +79,11 @@ def candidates(
     """
     picked: dict[str, str] = {}
     for sha, said, touched in _log(git_dir, commit, depth):
-        source = [p for p in touched if _is_source(p)]
+        source = [p for p in touched if is_source(p)]
         if not 1 <= len(source) <= 3 or len(touched) > 8 or not all(p in files for p in source):
             continue
         text = subject(said)
-        if fit(text, 4, 22) and not _CUT.search(text) and not _NOISE.search(text) and not _GONE.match(text):
+        if telling(text):
             picked[sha] = text
     shas = list(picked)
     random.Random(seed).shuffle(shas)
@@ -97,7 +97,14 @@ def candidates(
             return
 
 
-def _is_source(path: str) -> bool:
+def telling(text: str) -> bool:
+    """Whether a subject says what the code does since then, in words that make a question."""
+    cut = _CUT.search(text) or _NOISE.search(text) or _GONE.match(text)
+    return fit(text, 4, 22) and not cut
+
+
+def is_source(path: str) -> bool:
+    """Whether ``path`` is code or configuration that questions are about."""
     extension = posixpath.splitext(path)[1].lower()
     known = extension in LANGUAGES or extension in CONFIGS
     return known and not is_side(path) and not path.startswith((".github/", ".circleci/", ".gitlab"))
@@ -155,7 +162,7 @@ def _locate(
     text: str, hunks: dict[str, list[list[str]]], lines: Callable[[str], Sequence[str]]
 ) -> Candidate | None:
     """The candidate whose gold files still hold what the commit added."""
-    sources = {p: h for p, h in hunks.items() if _is_source(p)}
+    sources = {p: h for p, h in hunks.items() if is_source(p)}
     if not sources or sum(len(h) for hs in sources.values() for h in hs) > 80:
         return None
     spans: dict[str, tuple[int, int]] = {}

@@ -157,7 +157,9 @@ def scores_of(
         interactions = policy.head.interactions(
             queries[task["question"]], queries.get(reflection), stacked[where], mask[where], path[where]
         )
-        result.append(policy.head(interactions, features))
+        offered = [Option("", o[1], o[2]) for o in (decision["options"][i] for i in indices)]
+        remembered = policy.remembered(task["question"], offered)
+        result.append(policy.head(interactions, features) + remembered)
     return result
 
 

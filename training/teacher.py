@@ -177,7 +177,12 @@ class ChatTeacher:
         self._random = random.Random()  # jitter must not move the random numbers of the run
 
     def reflect(self, states: Sequence[State], report: Report | None = None) -> list[str]:
-        asked = {self._key(messages): messages for messages in map(teacher_messages, states)}
+        found = self.answers([teacher_messages(state) for state in states], report)
+        return [clean(answer) for answer in found]
+
+    def answers(self, prompts: Sequence[list[Message]], report: Report | None = None) -> list[str]:
+        """What the model says to each of ``prompts``, in their order."""
+        asked = {self._key(messages): messages for messages in prompts}
         missing = {key: messages for key, messages in asked.items() if key not in self.cache}
         self.cost.cached += len(asked) - len(missing)
         if report and asked:
@@ -190,7 +195,7 @@ class ChatTeacher:
                 if not errors:
                     raise
                 raise errors[0] from errors[0].__cause__
-        return [clean(self.cache[self._key(teacher_messages(state))]) for state in states]
+        return [self.cache[self._key(messages)] for messages in prompts]
 
     def summary(self) -> str:
         """What it has cost, in one line."""
@@ -241,7 +246,7 @@ class ChatTeacher:
                         workers.create_task(work(client))
         if came < len(missing):
             raise ModelError(
-                f"{len(missing) - came} of {total} reflections are missing (the last reason: {reasons[-1]}); "
+                f"{len(missing) - came} of {total} answers are missing (the last reason: {reasons[-1]}); "
                 f"the others are kept in {self.cache.path}: run again to ask for what is missing alone."
             )
 

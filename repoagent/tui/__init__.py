@@ -12,7 +12,7 @@ __all__ = ["run"]
 
 def run(
     repo_path: str,
-    policy: str = "bundled",
+    policy: str = "auto",
     reflector: str = "bundled",
     steps: int = 8,
     saved: Session | None = None,
@@ -25,10 +25,12 @@ def run(
     """
     import gc
     import os
+    import sys
 
     from repoagent import config
     from repoagent.errors import InputError
     from repoagent.explore import ExploreConfig
+    from repoagent.models import chosen
     from repoagent.repo import DirectoryRepo, Repo, display
     from repoagent.tui.app import ExploreApp
     from repoagent.tui.keys import keymap
@@ -39,7 +41,7 @@ def run(
             preload_torch()
         from repoagent.models import load_players
 
-        pair = load_players(policy, reflector)
+        pair = load_players(spec, reflector)
         gc.freeze()  # else each full collection goes through all that the imports brought
         return pair
 
@@ -48,6 +50,9 @@ def run(
     where = repo.root if isinstance(repo, DirectoryRepo) else os.path.realpath(repo_path)
     if saved is not None and saved.repo != where:
         raise InputError(f"session {saved.id} is of {display(saved.repo)}; leave the repository out.")
+    spec, warning = chosen(policy, [where])
+    if warning:
+        print(f"repoagent: {warning}", file=sys.stderr)
     keep = Keep(where, bool(settings["sessions"]), bool(settings["corrections"]))
     keys = keymap(str(settings["keys"]))
     app = ExploreApp(repo, players, ExploreConfig(horizon=steps), keep=keep, saved=saved, keymap=keys)
