@@ -7,7 +7,7 @@ import gymnasium
 import pytest
 
 from benchmarks.taxi import task as taxi
-from benchmarks.taxi.task import DROP_OFF, IN_TAXI, OPTIONS, PICK_UP, DangerousTaxi
+from benchmarks.taxi.task import DROP_OFF, IN_TAXI, OPTIONS, PICK_UP, DangerousTaxi, distances, encode
 from repoagent.environment import Environment
 from repoagent.episode import play_batch
 from repoagent.players import RandomPolicy
@@ -139,6 +139,21 @@ def test_a_mistake_can_be_recovered_from_and_the_teacher_says_so() -> None:
         assert state.mistake in {"south", "north", "east", "west"}
         assert bench.reflection(state).startswith(f"Going {state.mistake} was a mistake. The ")
         assert f"went {state.mistake}" in state.observation.last_result
+
+
+def test_several_mistakes_in_a_row_lead_further_off() -> None:
+    env = DangerousTaxi().environment("dropoff")
+    further = []
+    for number, start in enumerate(DangerousTaxi().tasks("train")[:40]):
+        left = []
+        for mistakes in (1, 4):  # the same draws: the second goes on from the first
+            state = perturbed(env, start, random.Random(number), mistakes)
+            assert state is not None and state.best and state.mistake in {"south", "north", "east", "west"}
+            row, column = (int(part.split()[-1]) for part in state.observation.location.split(", "))
+            passenger = IN_TAXI if "in the taxi" in state.observation.last_result else start[2]
+            left.append(distances("dropoff")[encode(row, column, passenger, start[3])])
+        further.append(left[1] - left[0])
+    assert set(further) == {0, 1, 2, 3}
 
 
 def test_the_template_teacher_tells_the_truth() -> None:

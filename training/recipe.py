@@ -33,10 +33,11 @@ class RunSettings:
 @dataclass(frozen=True, slots=True)
 class TaskSettings:
     """The budget of supervised data: ``states`` in all, of which a share ``negatives`` (0 to 1) is off
-    the optimal path."""
+    the optimal path, by up to ``mistakes`` wrong actions in a row (the paper's: 1)."""
 
     states: int = 300
     negatives: float = 0.3
+    mistakes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ class Run:
             for task, rng in self._walked("negatives"):
                 if len(states) >= wanted:
                     break
-                state = perturbed(environment, task, rng)
+                state = perturbed(environment, task, rng, budget["mistakes"])
                 if state is not None and state.observation not in known:
                     known.add(state.observation)
                     states.append(state)

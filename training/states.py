@@ -1,7 +1,7 @@
-"""The states that the players are taught on: optimal trajectories, and one mistake off them.
+"""The states that the players are taught on: optimal trajectories, and mistakes off them.
 
 A *positive* state lies on a trajectory of the oracle. A *negative* one lies one wrong action beside
-it: the teacher is told of the mistake, and its reflection shows how to recover.
+it, or several: the teacher is told of the last mistake, and its reflection shows how to recover.
 """
 
 from __future__ import annotations
@@ -39,10 +39,14 @@ def optimal(environment: Environment[Any], task: Any, rng: random.Random) -> lis
     return [state for state, _ in _walk(environment, task, rng)]
 
 
-def perturbed(environment: Environment[Any], task: Any, rng: random.Random) -> State | None:
+def perturbed(
+    environment: Environment[Any], task: Any, rng: random.Random, mistakes: int = 1
+) -> State | None:
     """The state after one wrong action on an optimal trajectory; None where every one ends the episode.
 
-    The step and the action are drawn among those after which the task can still be solved.
+    The step and the action are drawn among those after which the task can still be solved. With more
+    ``mistakes`` than the paper's one, up to so many are made in a row, as many as were drawn: what there is
+    to do after looking around in vain is seldom one step off the path.
     """
     walk = _walk(environment, task, rng)
     steps = list(range(len(walk)))
@@ -58,8 +62,26 @@ def perturbed(environment: Environment[Any], task: Any, rng: random.Random) -> S
             result = environment.step(index)
             best = tuple(environment.oracle()) if not result.done else ()
             if best:
-                return State(result.observation, best, mistake=options[index].text)
+                state = State(result.observation, best, mistake=options[index].text)
+                return _further(environment, state, rng, rng.randrange(mistakes) if mistakes > 1 else 0)
     return None
+
+
+def _further(environment: Environment[Any], state: State, rng: random.Random, mistakes: int) -> State:
+    """The state after up to ``mistakes`` more; an option that would end the task is not undone, so the last
+    state before it stands."""
+    for _ in range(mistakes):
+        options = state.observation.options
+        wrong = [i for i in range(len(options)) if i not in state.best]
+        if not wrong:
+            break
+        index = rng.choice(wrong)
+        result = environment.step(index)
+        best = () if result.done else tuple(environment.oracle())
+        if not best:
+            break
+        state = State(result.observation, best, mistake=options[index].text)
+    return state
 
 
 def _walk(environment: Environment[Any], task: Any, rng: random.Random) -> list[tuple[State, int]]:
