@@ -84,10 +84,11 @@ def package_texts() -> tuple[str, str]:
 
 @functools.cache
 def _memoise() -> None:
-    """Let the real engine parse each of its templates and queries once instead of many times a step, and
-    translate a problem once instead of for loading and for beginning it.
+    """Make the real engine some fifteen times faster without changing what it says.
 
-    What it makes of them is the same; a step takes a tenth of the time.
+    It parses each template and query once instead of many times a step, shares the description of things in
+    place of copying them deeply for each word that it writes, and translates a problem once instead of four
+    times (the other translations are for beginning again and for its planner, which is not asked here).
     """
     textgen: Any = importlib.import_module("textworld.envs.pddl.textgen")
     logic: Any = importlib.import_module("textworld.logic")
@@ -98,8 +99,17 @@ def _memoise() -> None:
         # The symbols are given a context while the text is made, so each use needs its own.
         return copy.deepcopy(templates(*arguments, **options))
 
+    def context(found: Mapping[str, Any]) -> dict[str, Any]:
+        own = {key: dict(found[key]) for key in ("variables", "mapping")}
+        return {key: own.get(key, found[key]) for key in ("state", "facts", "entity_infos", *own)}
+
+    translated = functools.lru_cache(maxsize=1)(translator.pddl2sas)
+
+    def translate(domain: str, problem: str, verbose: bool = False, optimize: bool = False) -> Any:
+        return translated(domain, problem)
+
     textgen._parse_and_convert = parse
+    textgen.copy_context = context
     queries = logic.Rule.parse_conjunctive_query
     logic.Rule.parse_conjunctive_query = functools.lru_cache(maxsize=4096)(queries)
-    # One entry for each of the two translations of the game at hand.
-    translator.pddl2sas = functools.lru_cache(maxsize=2)(translator.pddl2sas)
+    translator.pddl2sas = translate
