@@ -27,6 +27,7 @@ from torch import Tensor
 from repoagent.confidence import Confidence
 from repoagent.encoder import EncoderPolicy
 from repoagent.episode import Finished, Trajectory, play
+from repoagent.errors import InputError
 from repoagent.explore import FEATURES, ExploreConfig, RepoEnvironment, Task
 from repoagent.lora import merge_lora
 from repoagent.manifest import read_manifest
@@ -67,6 +68,10 @@ class FitSettings:
     rl_head_rate: float = 5e-4
     rl_memory_rate: float = 0.02
     kl: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epochs < math.inf:
+            raise InputError(f"--epochs {self.epochs} is no number of times; name one, such as 4.")
 
 
 class Trainee:
