@@ -215,7 +215,7 @@ def allot(made: Plan, spent: float = 0.0) -> None:
     if held < FEWEST_HELD_OUT or trained + len(ours) < FEWEST_TRAINED:
         needed = (max(least) + spent) / 60 / (1 - RESERVE)
         raise InputError(
-            f"--minutes {made.minutes:g} is too little here: {spent:.0f} s to find the tasks, {play:.1f} s per "
+            f"--minutes {made.minutes:g} is too little here: {spent:.0f} s to find the tasks, {play:.1f} s a "
             f"question and {pack:.1f} s per task prepared need at least {needed * 1.1:.1f} minutes."
         )
     # Evenly from the whole, so that every kind stays.
