@@ -72,6 +72,14 @@ def forget(repo: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def stamp(folder: str) -> int:
+    """What changes when a model is registered anew in ``folder``; 0 where there is none."""
+    try:
+        return (Path(folder) / MANIFEST).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def digest(folder: Path) -> dict[str, Any]:
     """What tells one bundled checkpoint from another: the digests of its files."""
     found = read_manifest(folder).get("sha256")
