@@ -29,7 +29,7 @@ from training.tune_fit import (
 )
 
 MODULES = {"harbour": "crane", "kitchen": "oven", "orchestra": "violin", "garden": "rake"}
-SILENT = FitSettings(epochs=3.0, warmup=1, looks=1, batch=2)
+QUICK = FitSettings(epochs=2.0, warmup=1, looks=1, batch=2)
 
 
 def quiet(message: str) -> None:
@@ -167,11 +167,11 @@ def test_sft_lowers_the_loss_of_a_few_tasks(trainee: Trainee, packs: list[dict[s
         trainee.policy.memory_weight.zero_()
     before, _ = loss_of(trainee.policy, packs, False)
     said: list[str] = []
-    found = supervised(trainee, packs, packs, 1e6, SILENT, 0, said.append)
+    found = supervised(trainee, packs, packs, 1e6, QUICK, 0, said.append)
     after, _ = loss_of(trainee.policy, packs, False)
     assert after < before - 0.05 and found["validation loss"] == pytest.approx(after, abs=1e-3)
-    assert found["steps"] == math.ceil(3.0 * len(packs) / 2)
-    assert said[0].endswith("before") and "SFT: step 6" in said[-1]
+    assert found["steps"] == math.ceil(2.0 * len(packs) / 2)
+    assert said[0].endswith("before") and "SFT: step 4" in said[-1]
 
 
 @pytest.mark.parametrize(("seconds", "epochs"), [(0.0, 3.0), (-5.0, 3.0), (1e6, 0.0)])
@@ -210,14 +210,15 @@ def test_the_temperature_makes_the_first_decisions_likeliest(
     trainee: Trainee, packs: list[dict[str, Any]]
 ) -> None:
     policy = trainee.policy
-    settle_temperature(policy, packs)
-    settled, best = policy.temperature, loss_of(policy, packs, False)[0]
-    for other in (0.7, 1.0, 1.5, 2.0, 2.6):
+    few = packs[:2]
+    settle_temperature(policy, few)
+    settled, best = policy.temperature, loss_of(policy, few, False)[0]
+    for other in (0.7, 1.0, 2.0):
         policy.temperature = other
-        assert best <= loss_of(policy, packs, False)[0] + 1e-6
+        assert best <= loss_of(policy, few, False)[0] + 1e-6
     with torch.no_grad():  # a memory that is sure of the wrong files
         policy.memory_weight.copy_(-3 * policy.memory_weight)
-    settle_temperature(policy, packs)
+    settle_temperature(policy, few)
     assert policy.temperature > settled, "who is wrong had better be less sure"
 
 
@@ -250,6 +251,7 @@ def test_an_episode_is_greedy_or_drawn_with_a_seed(
     trainee: Trainee, repo: Repo, rows: list[dict[str, Any]]
 ) -> None:
     row = rows[0]
+    trainee.policy.temperature = 20.0  # else it is as good as sure in so small a tree
 
     def way(seed: int | None) -> list[int]:
         trajectory = episode(environment_of(repo, row), task_of(row), trainee.policy, seed)

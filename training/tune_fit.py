@@ -192,7 +192,7 @@ def supervised(
         ]
     )
     rates = [group["lr"] for group in optimizer.param_groups]
-    total = max(1, math.ceil(settings.epochs * len(train) / settings.batch))
+    total = math.ceil(settings.epochs * len(train) / settings.batch)
     loss, right = loss_of(policy, validation, trainee.bf16)
     best, kept = loss, trainee.state()
     report(f"SFT: validation loss {loss:.3f}, first file right {right:.0%} before")
@@ -201,7 +201,7 @@ def supervised(
     order = _endless(train, rng)
     while True:
         used = time.monotonic() - started
-        progress = max(step / total, used / max(1e-9, seconds - looking))
+        progress = max(step / total, used / max(1e-9, seconds - looking)) if total else 1.0
         if progress >= (looks + 1) / settings.looks or progress >= 1:
             looks += 1
             loss, right = loss_of(policy, validation, trainee.bf16)
