@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from repoagent import context as contexts
+from repoagent import tuned
 from repoagent.answer import Answer, Move, answers, trail
 from repoagent.episode import Event, Finished, Trajectory, play
 from repoagent.errors import InputError
@@ -94,7 +95,7 @@ class Assistant:
 
     def __init__(self, policy: str = AUTO, reflector: str = "bundled") -> None:
         self._names = policy, reflector
-        self._policy: tuple[str, Policy] | None = None
+        self._policy: tuple[tuple[str, int], Policy] | None = None
         self._reflectors: dict[str, Reflector] = {}
         self._lock = threading.RLock()
 
@@ -110,8 +111,10 @@ class Assistant:
                 watch(Warned(warning))
             elif warning:
                 warnings.warn(warning, stacklevel=2)
-            if self._policy is None or self._policy[0] != policy:
-                self._policy = policy, load_policy(policy)
+            # A model may be registered anew while this one answers, as in a server.
+            key = policy, tuned.stamp(policy) if self._names[0] == AUTO else 0
+            if self._policy is None or self._policy[0] != key:
+                self._policy = key, load_policy(policy)
             if reflector not in self._reflectors:
                 self._reflectors[reflector] = load_reflector(reflector)
             return self._policy[1], self._reflectors[reflector]

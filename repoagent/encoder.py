@@ -330,7 +330,7 @@ class EncoderPolicy(nn.Module):
             "confidence": self.confidence.entry() if self.confidence else None,
             **meta,
         }
-        (folder / "README.md").write_text(card)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         if self.memory is not None:
             self.memory.save(folder)
             described["memory"] = dict(zip(MEMORY_FEATURES, self.memory_weight.tolist(), strict=True))
@@ -355,6 +355,7 @@ class EncoderPolicy(nn.Module):
             policy.head.load_state_dict(load_file(folder / "head.safetensors"))
             entry = meta.get("confidence")
             confidence = Confidence.parse(entry) if entry else None
+            policy.temperature = float(meta.get("temperature", 1.0))
             if weights := meta.get("memory"):
                 policy.memory = Memory.load(folder)
                 policy.memory_weight = torch.tensor([float(weights[name]) for name in MEMORY_FEATURES])
@@ -363,7 +364,6 @@ class EncoderPolicy(nn.Module):
             raise ModelError(
                 f"the policy in {folder} cannot be loaded: {reason}; install it again."
             ) from error
-        policy.temperature = float(meta.get("temperature", 1.0))
         policy.confidence = confidence
         policy.name = str(meta.get("name", folder.name))
         return policy

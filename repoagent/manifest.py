@@ -23,7 +23,8 @@ def write_manifest(folder: Path, **entries: Any) -> None:
     learnt = [*folder.glob("*.safetensors"), *folder.glob("memory.json")]
     files = {p.name: _sha256(p) for p in sorted(learnt)}
     text = json.dumps({**entries, "sha256": files}, indent=2, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    # A lone surrogate, of a path that is no UTF-8, becomes its escape in JSON.
+    (folder / MANIFEST).write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

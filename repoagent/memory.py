@@ -26,7 +26,7 @@ _DOCUMENT = re.compile(r"\.(?:md|rst|txt|adoc|mdx|org|texi)$|(?:^|/)docs?/", re.
 FILE = "memory.json"
 CORRECTED = -1
 _NEAR = 25  # notes that are gathered: those further off share a word by chance
-_KEPT = 64
+_KEPT = 16  # questions whose answers are kept: each holds every file
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,21 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(root(w) for w in parts(text) if len(w) > 2 and w not in STOPWORDS))
 
 
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What the notes older than one of the age ``newest`` say, whatever is asked: how many they are, and how
+    often each file is spoken of."""
+
+    newest: int
+    count: int
+    often: Counter[str]
+
+    @staticmethod
+    def of(notes: Sequence[Note], newest: int) -> _Past:
+        older = [note for note in notes if note.age > newest]
+        return _Past(newest, len(older), Counter(path for note in older for path in note.files))
+
+
 class Memory:
     """Notes, looked through for every question anew."""
 
@@ -57,6 +72,7 @@ class Memory:
         """Questions made of a note, with its age: to them only older notes are remembered, as to a question
         of that day. For training; not saved."""
         self._asked: OrderedDict[str, dict[str, tuple[float, ...]]] = OrderedDict()
+        self._past: _Past | None = None
 
     def features(self, question: str, paths: Sequence[str]) -> list[tuple[float, ...]]:
         """The values of ``MEMORY_FEATURES`` for each of ``paths``; zeros for "" and what is not known."""
@@ -73,7 +89,9 @@ class Memory:
         self._asked.clear()
 
     def _recall(self, asked: Sequence[str], newest: int) -> dict[str, tuple[float, ...]]:
-        count = sum(note.age > newest for note in self.notes)
+        if self._past is None or self._past.newest != newest:
+            self._past = _Past.of(self.notes, newest)
+        count, often = self._past.count, self._past.often
         weight: dict[str, float] = {}
         common: dict[int, float] = defaultdict(float)
         of_file: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -84,12 +102,8 @@ class Memory:
                 common[number] += weight[word] ** 2
                 for path in self.notes[number].files:
                     of_file[path][word] += 1 / len(self.notes[number].files)
-        often: Counter[str] = Counter()
-        rarity = {w: math.log(1 + count / (1 + len(n))) for w, n in self._holding.items()}
-        for note in self.notes:
-            if note.age > newest:
-                for path in note.files:
-                    often[path] += 1
+        in_common = {w for number in common for w in self.notes[number].words}
+        rarity = {w: math.log(1 + count / (1 + len(self._holding[w]))) for w in in_common}
         mean = sum(often.values()) / max(1, len(often))
         told: dict[str, float] = {}
         for path, counts in of_file.items():

@@ -45,14 +45,14 @@ def find(repo: str | os.PathLike[str], base: Path) -> TunedModel | None:
     """The model registered for ``repo``; None if there is none. ``base`` is the bundled checkpoint."""
     root = root_of(repo)
     folder = location(root)
-    return _look(folder, base, root) if os.path.isdir(root) and folder.is_dir() else None
+    return _look(folder, base, root) if os.path.isdir(root) and os.path.isdir(folder) else None
 
 
 def registered(base: Path) -> list[TunedModel]:
     """All registered models, usable or not, by their roots."""
     try:
         folders = [
-            f for f in storage.folder("models").iterdir() if f.is_dir() and f.suffix not in (".part", ".old")
+            f for f in storage.folder("models").iterdir() if f.suffix not in (".part", ".old") and f.is_dir()
         ]
     except OSError:
         return []
@@ -62,7 +62,7 @@ def registered(base: Path) -> list[TunedModel]:
 def forget(repo: str | os.PathLike[str]) -> Path:
     """Remove the model of ``repo``, whose folder need not be there any more; where it lay."""
     folder = location(root_of(repo))
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"no model is registered for {display(root_of(repo))}; see `repoagent models`.")
     try:
         (folder / MANIFEST).unlink(missing_ok=True)  # whatever comes after, it is no model any more
@@ -70,6 +70,14 @@ def forget(repo: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise InputError(f"cannot remove {display(str(folder))}: {error.strerror}.") from error
     return folder
+
+
+def stamp(folder: str) -> int:
+    """What changes when a model is registered anew in ``folder``; 0 where there is none."""
+    try:
+        return (Path(folder) / MANIFEST).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def digest(folder: Path) -> dict[str, Any]:
@@ -92,4 +100,4 @@ def _look(folder: Path, base: Path, root: str = "") -> TunedModel:
             problem = "it was made from another version of the bundled model"
     except (ModelError, OSError) as error:
         problem = " ".join(str(error).split())
-    return TunedModel(str(entry.get("root", root or folder.name)), folder, entry, problem)
+    return TunedModel(root or str(entry.get("root", folder.name)), folder, entry, problem)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import datetime
 import gzip
 import json
+import math
 import os
 import resource
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +26,9 @@ from statistics import median
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from repoagent import storage, tuned
+from repoagent import __version__, storage, tuned
 from repoagent.encoder import EncoderPolicy
 from repoagent.errors import InputError
 from repoagent.memory import CORRECTED, Memory, Note, words
@@ -34,9 +37,8 @@ from repoagent.precision import fast_type
 from repoagent.repo import Repo, display
 from training.checkpoint import replace_folder
 from training.encoder_player import EncoderPlayer
-from training.files import whole
 from training.pack import pack_task
-from training.tune_extra import corrected, settings_of, taught
+from training.tune_extra import QUESTIONS, corrected, settings_of, taught
 from training.tune_fit import (
     FitSettings,
     Row,
@@ -50,7 +52,7 @@ from training.tune_fit import (
     task_of,
 )
 from training.tune_report import Figures, card, figures
-from training.tune_tasks import LEAST, Tasks, fingerprint, gather, head
+from training.tune_tasks import LEAST, Similar, Tasks, fingerprint, gather, head
 
 BASE = CHECKPOINTS / "policy"
 FEWEST_HELD_OUT = 12
@@ -59,11 +61,13 @@ TRAINED = 500
 """Tasks packed for training at most: more than are seen in half an hour."""
 RESERVE = 0.05
 """Share of the time that is left alone, for what takes longer than measured."""
-SHARES = {"measuring": 0.3, "packing": 0.2}
-"""Of the time, at most; SFT and RLFT share what is left."""
+SHARES = {"measuring": 0.3, "packing": 0.2, "teacher": 0.1}
+"""Of the time, at most; SFT and RLFT share what is left. A teacher's questions are packed on top."""
 SFT_SHARE = 0.65
-FORMAT = 1
-_TRAINING_MIB = 450  # gradients, activations and Adam's moments of the adapter, as measured
+TOGETHER = 20
+"""Tasks that are prepared before they are written."""
+FORMAT = 2
+_TRAINING_MIB = 450  # a guess: gradients, activations, Adam's moments of the adapter, packed tasks
 
 Report = Callable[[str], None]
 
@@ -84,6 +88,7 @@ class Plan:
     folder: Path = Path()
     commit: str = ""
     teacher: str = ""
+    questions: int = 0
     digest: str = ""
 
     def entry(self) -> dict[str, Any]:
@@ -102,6 +107,7 @@ class Plan:
             },
             "device": self.device,
             "teacher": self.teacher,
+            "questions of the teacher": self.questions,
             "seconds per task (measured here)": {k: round(v, 3) for k, v in self.speeds.items()},
             "stages (seconds)": {k: round(v) for k, v in self.stages.items()},
             "seconds": round(sum(self.stages.values())),
@@ -122,9 +128,9 @@ def checked(path: str) -> Path:
         raise InputError(f"{display(path)} is no folder; name the folder of a repository.")
     if not any(e.size for e in Repo.open(root).files()):
         raise InputError(f"{display(path)} holds no files that can be read, so there is nothing to learn.")
-    place = storage.folder("models")
-    near = next(p for p in (place, *place.parents) if p.exists())
-    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
+    place = storage.folder("models").absolute()
+    near = next(p for p in (place, *place.parents) if os.path.lexists(p))
+    if not os.path.isdir(near) or not os.access(near, os.W_OK | os.X_OK):
         raise InputError(
             f"cannot write {display(str(place))}, where the model would be registered; "
             f"{storage.VARIABLE} may name another place."
@@ -141,6 +147,9 @@ def plan(
     report: Report = lambda m: None,
 ) -> Plan:
     """Mine the tasks of ``path``, measure a few, and share out ``minutes``."""
+    started = time.monotonic()
+    if not math.isfinite(minutes):
+        raise InputError(f"--minutes {minutes} is no time; name a number, such as 30.")
     root = checked(path)
     if teacher:
         settings_of(teacher)
@@ -163,13 +172,16 @@ def plan(
     made.commit, made.teacher = head(root), teacher
     made.folder = tuned.location(str(root))
     made.memory = peak() + _TRAINING_MIB
-    made.digest = fingerprint(root, FORMAT, seed, len(own), teacher)
-    allot(made)
-    if teacher and not dry:
+    made.digest = fingerprint(root, FORMAT, __version__, seed, own)
+    allot(made, time.monotonic() - started)
+    if made.questions and not dry:
         report("asking the teacher for questions")
         apart = [r["gold"][0] for r in tasks.held_out if "age" not in r]
         cache = storage.folder("training") / "teacher.jsonl"
-        tasks.train += taught(Repo.open(root), teacher, cache, apart, seed)
+        until = time.monotonic() + made.stages["ask the teacher"]
+        asked = taught(Repo.open(root), teacher, cache, apart, seed, made.questions, until)
+        same = Similar(r["question"] for r in tasks.held_out)
+        tasks.train += [row for row in asked if not same.holds(row["question"])]
     return made
 
 
@@ -189,36 +201,40 @@ def speeds_of(root: Path, tasks: Tasks) -> dict[str, float]:
     return {name: median(values[1:] or values) for name, values in taken.items()}
 
 
-def allot(made: Plan) -> None:
-    """Cut the tasks to what ``made.minutes`` allow, and say how long each stage may take."""
-    seconds, tasks = 60 * made.minutes * (1 - RESERVE), made.tasks
+def allot(made: Plan, spent: float = 0.0) -> None:
+    """Cut the tasks to what ``made.minutes`` allow of which ``spent`` seconds are over, and say how long each
+    stage may take."""
+    seconds, tasks = 60 * made.minutes * (1 - RESERVE) - spent, made.tasks
     pack, play = made.speeds["pack"], made.speeds["play"]
-    held = min(len(tasks.held_out), int(SHARES["measuring"] * seconds / (2 * play)))
-    trained = min(len(tasks.train), int(0.85 * SHARES["packing"] * seconds / pack))
-    least = FEWEST_HELD_OUT * 2 * play / SHARES["measuring"], FEWEST_TRAINED * pack / 0.85 / SHARES["packing"]
-    if held < FEWEST_HELD_OUT or trained < FEWEST_TRAINED:
-        needed = max(least) / 60 / (1 - RESERVE)
-        raise InputError(
-            f"--minutes {made.minutes:g} is too little here: {play:.1f} s per question played and "
-            f"{pack:.1f} s per task prepared need at least {needed * 1.1:.1f} minutes."
-        )
-    # Evenly from the whole, so that every kind stays; what the user corrected is never left out.
-    tasks.held_out = _spread(tasks.held_out, held)
+    # What the user corrected is never left out, and was packed then.
     ours = [r for r in tasks.train if r["kind"] == "correction"]
     others = [r for r in tasks.train if r["kind"] != "correction"]
-    tasks.train = ours + _spread(others, max(0, trained - len(ours)))
+    held = min(len(tasks.held_out), int(SHARES["measuring"] * seconds / (2 * play)))
+    trained = min(len(others), int(0.85 * SHARES["packing"] * seconds / pack))
+    least = FEWEST_HELD_OUT * 2 * play / SHARES["measuring"], FEWEST_TRAINED * pack / 0.85 / SHARES["packing"]
+    if held < FEWEST_HELD_OUT or trained + len(ours) < FEWEST_TRAINED:
+        needed = (max(least) + spent) / 60 / (1 - RESERVE)
+        raise InputError(
+            f"--minutes {made.minutes:g} is too little here: {spent:.0f} s to find the tasks, {play:.1f} s a "
+            f"question and {pack:.1f} s per task prepared need at least {needed * 1.1:.1f} minutes."
+        )
+    # Evenly from the whole, so that every kind stays.
+    tasks.held_out = _spread(tasks.held_out, held)
+    tasks.train = ours + _spread(others, trained)
     tasks.validation = _spread(tasks.validation, max(6, round(0.18 * trained)))
-    measuring = 2 * play * len(tasks.held_out)
-    packing = pack * (len(tasks.train) + len(tasks.validation))
-    left = seconds - measuring - packing - 2 * play * len(tasks.validation)
-    made.stages = {
-        "measure the bundled model": measuring / 2,
-        "prepare the tasks": packing,
-        "SFT": SFT_SHARE * left,
-        "RLFT": (1 - SFT_SHARE) * left,
+    made.questions = min(QUESTIONS, trained // 2) if made.teacher else 0
+    stages = {
+        "find the tasks": spent,
+        "ask the teacher": SHARES["teacher"] * seconds if made.questions else 0.0,
+        "measure the bundled model": play * held,
+        "prepare the tasks": pack * (trained + len(tasks.validation) + made.questions),
+        "SFT": 0.0,
+        "RLFT": 0.0,
         "choose between them": 2 * play * len(tasks.validation),
-        "measure the tuned model": measuring / 2,
+        "measure the tuned model": play * held,
     }
+    left = seconds + spent - sum(stages.values())
+    made.stages = stages | {"SFT": SFT_SHARE * left, "RLFT": (1 - SFT_SHARE) * left}
 
 
 def _spread(rows: list[Row], count: int) -> list[Row]:
@@ -271,13 +287,16 @@ def train(made: Plan, started: float, settings: FitSettings, report: Report = la
     ends = started + 60 * made.minutes * (1 - RESERVE)
     bundled = EncoderPolicy.from_folder(BASE)
     bundled.bf16 = fast_type() is torch.bfloat16
+    began = time.monotonic()
     before = [right for right, _ in outcomes(repo, tasks.held_out, bundled, _progress(report, "bundled"))]
+    # As long as it took now, if that is longer than planned: it must be done again at the end.
+    measuring = max(made.stages["measure the tuned model"], time.monotonic() - began)
+    choosing = 2 * measuring * len(tasks.validation) / len(tasks.held_out)
     del bundled
     trained, validation = prepared(made, repo, report)
     memory = memory_of(tasks)
     trainee = Trainee(BASE, memory, made.device)
-    last = made.stages["choose between them"] + made.stages["measure the tuned model"]
-    left = ends - time.monotonic() - last
+    left = ends - time.monotonic() - choosing - measuring
     supervised(trainee, trained, validation, SFT_SHARE * left, settings, made.seed, report)
     player = trainee.player()
     del trainee
@@ -285,7 +304,7 @@ def train(made: Plan, started: float, settings: FitSettings, report: Report = la
     report("playing the validation tasks")
     after_sft = _mean_return(outcomes(repo, rows, player.policy))
     snapshot = [p.detach().clone() for p in player.parameters()]
-    left = ends - time.monotonic() - made.stages["measure the tuned model"] - last / 4
+    left = ends - time.monotonic() - choosing / 2 - measuring
     reinforced(player, repo, [r for r in tasks.train if r["gold"]], left, settings, made.seed, report)
     after_rl = _mean_return(outcomes(repo, rows, player.policy))
     chosen = "SFT and RLFT" if after_rl > after_sft else "SFT"
@@ -332,33 +351,55 @@ def prepared(made: Plan, repo: Repo, report: Report) -> tuple[list[Row], list[Ro
     place = storage.folder("training") / storage.named(str(made.root))
     file = place / f"{made.digest[:16]}.jsonl.gz"
     wanted = [*made.tasks.train, *made.tasks.validation]
-    known: dict[str, Row] = {}
-    if file.is_file():
-        try:
-            with gzip.open(file, "rt", encoding="utf-8") as lines:
-                known = {row["question"]: row for row in map(json.loads, lines)}
-        except (OSError, EOFError, ValueError, KeyError, TypeError):
-            known = {}  # cut short by a kill: made again
-    missing = [row for row in wanted if row["question"] not in known]
-    for number, row in enumerate(missing, 1):
-        known[row["question"]] = packed(repo, row)
-        if number % 20 == 0 or number == len(missing):
-            report(f"preparing tasks: {number} of {len(missing)}")
-    if missing:
-        for old in place.glob("*.jsonl.gz"):
-            old.unlink()
-        _keep(file, known)
+    try:
+        known = _kept(file)
+        missing = [row for row in wanted if "decisions" not in row and _key(row) not in known]
+        for start in range(0, len(missing), TOGETHER):
+            part = {_key(row): packed(repo, row) for row in missing[start : start + TOGETHER]}
+            _keep(file, part)
+            known |= part
+            report(f"preparing tasks: {min(start + TOGETHER, len(missing))} of {len(missing)}")
+    except OSError as error:
+        raise InputError(f"cannot write {display(str(file))}: {error.strerror}.") from error
 
     def of(rows: Sequence[Row]) -> list[Row]:
-        found = [known[row["question"]] for row in rows]
+        found = [row if "decisions" in row else known[_key(row)] for row in rows]
         return [row for row in found if row["decisions"]]
 
-    return of(made.tasks.train), of(made.tasks.validation)
+    found = of(made.tasks.train), of(made.tasks.validation)
+    if not all(found):
+        raise InputError(f"the files of {display(str(made.root))} were removed meanwhile; run it again.")
+    return found
 
 
-def _keep(file: Path, known: dict[str, Row]) -> None:
-    with whole(file) as part, gzip.open(part, "wt", encoding="utf-8", compresslevel=2) as out:
-        out.writelines(json.dumps(row) + "\n" for row in known.values())
+def _key(row: Row) -> tuple[str, tuple[str, ...]]:
+    return row["question"], tuple(row["gold"])  # a teacher asks the same of several files
+
+
+def _kept(file: Path) -> dict[tuple[str, tuple[str, ...]], Row]:
+    """What :func:`_keep` wrote; a file that a kill cut short is written anew as far as it can be read, and
+    those of another state of the repository go."""
+    for old in file.parent.glob("*.jsonl.gz"):
+        if old != file:
+            old.unlink(missing_ok=True)
+    known: dict[tuple[str, tuple[str, ...]], Row] = {}
+    try:
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            for row in map(json.loads, lines):
+                known[_key(row)] = row
+    except FileNotFoundError:
+        pass
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error):
+        file.unlink()
+        _keep(file, known)
+    return known
+
+
+def _keep(file: Path, rows: dict[tuple[str, tuple[str, ...]], Row]) -> None:
+    """Add ``rows`` to ``file``, which quotes the repository and is therefore for the user alone."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with gzip.open(file, "at", encoding="utf-8", compresslevel=2) as out:
+        out.writelines(json.dumps(row) + "\n" for row in rows.values())
 
 
 def memory_of(tasks: Tasks) -> Memory:
@@ -396,9 +437,10 @@ def register(player: EncoderPlayer, result: Result) -> None:
             meta={"name": name, tuned.ENTRY: description},
         )
 
-    made.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
+        made.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_folder(made.folder, write)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(made.folder.with_name(made.folder.name + ".part"), ignore_errors=True)
-        raise InputError(f"cannot write {display(str(made.folder))}: {error.strerror}.") from error
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write {display(str(made.folder))}: {why}.") from error

@@ -27,6 +27,7 @@ from torch import Tensor
 from repoagent.confidence import Confidence
 from repoagent.encoder import EncoderPolicy
 from repoagent.episode import Finished, Trajectory, play
+from repoagent.errors import InputError
 from repoagent.explore import FEATURES, ExploreConfig, RepoEnvironment, Task
 from repoagent.lora import merge_lora
 from repoagent.manifest import read_manifest
@@ -67,6 +68,10 @@ class FitSettings:
     rl_head_rate: float = 5e-4
     rl_memory_rate: float = 0.02
     kl: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epochs < math.inf:
+            raise InputError(f"--epochs {self.epochs} is no number of times; name one, such as 4.")
 
 
 class Trainee:
@@ -187,7 +192,7 @@ def supervised(
         ]
     )
     rates = [group["lr"] for group in optimizer.param_groups]
-    total = max(1, math.ceil(settings.epochs * len(train) / settings.batch))
+    total = math.ceil(settings.epochs * len(train) / settings.batch)
     loss, right = loss_of(policy, validation, trainee.bf16)
     best, kept = loss, trainee.state()
     report(f"SFT: validation loss {loss:.3f}, first file right {right:.0%} before")
@@ -196,7 +201,7 @@ def supervised(
     order = _endless(train, rng)
     while True:
         used = time.monotonic() - started
-        progress = max(step / total, used / max(1e-9, seconds - looking))
+        progress = max(step / total, used / max(1e-9, seconds - looking)) if total else 1.0
         if progress >= (looks + 1) / settings.looks or progress >= 1:
             looks += 1
             loss, right = loss_of(policy, validation, trainee.bf16)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from repoagent.repo import display
+
 RESAMPLES = 10_000
 
 
@@ -45,7 +47,7 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     """The plan as text."""
     tasks = plan["tasks"]
     lines = [
-        f"Repository   {plan['repository']}",
+        f"Repository   {display(plan['repository'])}",
         f"History      {plan['commits']} commits" if plan["commits"] else "History      none",
         f"Corrections  {plan['corrections']}",
     ]
@@ -53,7 +55,8 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
         kinds = ", ".join(f"{n} {k.removeprefix('mined-')}" for k, n in tasks[part]["kinds"].items())
         lines.append(f"{part.capitalize():<12} {tasks[part]['count']} tasks: {kinds}")
     if plan["teacher"]:
-        lines.append(f"Teacher      {plan['teacher']}, whose questions come on top")
+        lines.append(f"Teacher      {plan['teacher']}, whose questions come on top, at most "
+                     f"{plan['questions of the teacher']}")  # fmt: skip
     lines.append(f"Device       {'the GPU' if plan['device'] == 'cuda' else 'CPU'}")
     lines.append("Stages")
     lines += [f"  {name:<28} {seconds / 60:5.1f} min" for name, seconds in plan["stages (seconds)"].items()]
@@ -62,7 +65,7 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
         f"Time         {plan['seconds'] / 60:.1f} min, from {speeds['pack']:.2f} s to prepare and "
         f"{speeds['play']:.2f} s to play a task, measured here",
         f"Memory       about {plan['memory (MiB)']} MiB: what planning needed, and a constant for training",
-        f"Registered   {plan['registered at']}",
+        f"Registered   {display(plan['registered at'])}",
     ]
     return lines
 
@@ -89,7 +92,8 @@ def result_lines(result: dict[str, Any]) -> list[str]:
     if result["difference"]["low"] <= 0 <= result["difference"]["high"]:
         lines.append("The interval holds 0: with so many tasks the difference may be chance.")
     if result["kept"]:
-        lines.append(f"Kept ({result['chosen']}): questions about {result['plan']['repository']} use it now.")
+        root = display(result["plan"]["repository"])
+        lines.append(f"Kept ({result['chosen']}): questions about {root} use it now.")
     else:
         lines.append("Not better on the held-out tasks, so nothing was kept.")
     return lines
@@ -100,7 +104,7 @@ def card(description: dict[str, Any]) -> str:
     table = "\n".join(result_lines(description))
     plan = "\n".join(plan_lines(description["plan"]))
     return (
-        f"# A policy of repoagent, tuned for {description['root']}\n\n"
+        f"# A policy of repoagent, tuned for {display(description['root'])}\n\n"
         "all-MiniLM-L6-v2 (Apache-2.0) with the adapter and the head that come with repoagent, trained on "
         f"tasks of this repository on {description['date']} within {description['minutes']:g} minutes, seed "
         f"{description['seed']}. `memory.json` holds words of commit messages and the files they changed. "

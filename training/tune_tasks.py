@@ -24,11 +24,12 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from repoagent import memory
 from repoagent.repo import Repo, is_binary
-from repoagent.terms import STOPWORDS, parts, root
 from training import mine, mine_history, mine_sources
 from training.mine_sources import Candidate
 
@@ -44,6 +45,11 @@ SAME = 0.7
 """Share of words in common from which two questions are one."""
 DEPTH = 6000
 """Commits looked at."""
+PATIENCE = 60.0
+"""Seconds that git may take: of a folder that few commits of a huge history touch, the latest must do."""
+MINED = 4000
+"""Tasks mined at most from the files, and again from the history: each is looked for in all files."""
+_TEXT_LIMIT = 96 << 20  # bytes of all files that are mined; the first ones, breadth first
 _TOUCHED = 12  # a commit that changes more files says little about each
 _PER_FILE = 12
 _FILE_LIMIT = 256 << 10
@@ -78,39 +84,50 @@ class Tasks:
 # -- history -----------------------------------------------------------------------------------
 
 
-def git(tree: Path, *arguments: str) -> str:
-    """What git prints; empty where it fails. Nothing that the repository's own settings name is run."""
+_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR",
+              "GIT_NAMESPACE", "GIT_PREFIX", "GIT_ALTERNATE_OBJECT_DIRECTORIES")  # fmt: skip
+"""What git sets for its hooks, which would lead to another repository than that of the folder."""
+
+
+def git(tree: Path, *arguments: str) -> bytes:
+    """What git prints, as far as it comes: a broken object or ``PATIENCE`` end it early. Nothing that the
+    repository's own settings name is run."""
     safe = ("log.showSignature=false", "core.fsmonitor=false", "core.hooksPath=/dev/null",
-            "core.quotepath=off", "diff.external=")  # fmt: skip
+            "color.ui=false", "diff.external=")  # fmt: skip
     flags = [word for setting in safe for word in ("-c", setting)]
     quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
+    here = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
     try:
         done = subprocess.run(
             ["git", "-C", str(tree), *flags, *arguments],
-            capture_output=True, check=False, env=os.environ | quiet,
+            capture_output=True, check=False, env=here | quiet, timeout=PATIENCE,
         )  # fmt: skip
+    except subprocess.TimeoutExpired as late:
+        return late.stdout or b""
     except OSError:  # no git on this machine: the files alone serve
-        return ""
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+        return b""
+    return done.stdout
 
 
 def head(tree: Path) -> str:
     """The commit that is checked out; empty where there is no history."""
-    return git(tree, "rev-parse", "--verify", "-q", "HEAD").strip()
+    return git(tree, "rev-parse", "--verify", "-q", "HEAD").decode("ascii", "replace").strip()
 
 
 def history(tree: Path, files: Iterable[str]) -> list[Commit]:
-    """The commits of ``tree``, newest first, with those of ``files`` (all there are) they changed."""
-    log = git(tree, "log", "--no-merges", "--no-renames", "--name-only", "--relative", "--no-show-signature",
-              f"-n{DEPTH}", "--format=%x01%s%x03", "HEAD")  # fmt: skip
+    """The commits that changed something in ``tree``, newest first, with those of ``files`` (all there are)
+    they changed."""
+    log = git(tree, "log", "--no-merges", "--no-renames", "--name-only", "-z", "--relative",
+              "--encoding=UTF-8", "--no-show-signature", "--full-history", f"-n{DEPTH}",
+              "--format=%x01%s%x03", "HEAD", "--", ".")  # fmt: skip
     moved = Moved(files)
     commits: list[Commit] = []
-    for piece in log.split("\x01")[1:]:
-        subject, _, names = piece.partition("\x03")
-        touched = [n for n in names.split("\n") if n]
+    for piece in log.split(b"\x01")[1:]:
+        subject, _, names = piece.partition(b"\x03")
+        touched = [os.fsdecode(n) for n in names.strip(b"\0\n").split(b"\0") if n]
         found = tuple(dict.fromkeys(p for n in touched if (p := moved.now(n))))
         kept = found if found and len(touched) <= _TOUCHED else ()
-        commits.append(Commit(len(commits), subject.strip(), kept))
+        commits.append(Commit(len(commits), subject.decode("utf-8", "replace").strip(), kept))
     return commits
 
 
@@ -121,19 +138,20 @@ class Moved:
     def __init__(self, files: Iterable[str]) -> None:
         self._files = set(files)
         self._named: dict[str, list[str]] = defaultdict(list)
+        self._written: dict[str, list[str]] = defaultdict(list)
         for path in self._files:
             self._named[posixpath.basename(path)].append(path)
-            if (stem := posixpath.splitext(path)[0]) != path:
-                self._named[stem].append(path)
+            self._written[posixpath.splitext(path)[0]].append(path)
 
     def now(self, path: str) -> str | None:
         """Today's path; None where it is gone, or where several might be it."""
         if path in self._files:
             return path
-        same = self._named.get(posixpath.basename(path)) or self._named.get(posixpath.splitext(path)[0], [])
+        same = self._named.get(posixpath.basename(path)) or self._written.get(posixpath.splitext(path)[0], [])
         if len(same) == 1:
             return same[0]
-        near = [p for p in same if posixpath.dirname(p).endswith(posixpath.dirname(path))]
+        below = f"/{posixpath.dirname(path)}"
+        near = [p for p in same if f"/{posixpath.dirname(p)}".endswith(below)]
         return near[0] if len(near) == 1 else None
 
 
@@ -144,14 +162,13 @@ def gather(tree: Path, seed: int, limit: int, extra: Sequence[Row] = ()) -> Task
     """At most about ``limit`` tasks for training, and those held out. ``extra`` (such as corrections) are
     for training alone."""
     repo = Repo.open(tree)
-    paths = [e.path for e in repo.files() if e.size <= _FILE_LIMIT]
-    texts = {p: repo.text(p) for p in paths if not is_binary(repo.read_bytes(p))}
+    texts = _texts(repo)
     lines = {p: repo.lines(p) for p in texts}
     commits = history(tree, texts)
     rng = random.Random(seed)
     copies = mine.Copies(texts)
     written = _written(lines, copies, rng)
-    told = list(_told(commits, lines, copies, rng))
+    told = list(islice(_told(commits, lines, copies, rng), MINED))
     tasks = split(written, told, rng, limit)
     tasks.history = len(commits)
     last = max((r["age"] for r in tasks.held_out if "age" in r), default=-1)
@@ -159,6 +176,17 @@ def gather(tree: Path, seed: int, limit: int, extra: Sequence[Row] = ()) -> Task
     tasks.train += [row for row in extra if not same.holds(row["question"])]
     tasks.commits = [c for c in commits if c.age > last and c.files and not same.holds(c.subject)]
     return tasks
+
+
+def _texts(repo: Repo) -> dict[str, str]:
+    """The text files that are mined, none of them large, and all together no more than fits into memory."""
+    texts: dict[str, str] = {}
+    left = _TEXT_LIMIT
+    for entry in repo.files():
+        if entry.size <= min(left, _FILE_LIMIT) and not is_binary(repo.read_bytes(entry.path)):
+            texts[entry.path] = repo.text(entry.path)
+            left -= entry.size
+    return texts
 
 
 def _row(found: Candidate, number: int, **more: Any) -> Row:
@@ -180,7 +208,8 @@ def _written(lines: dict[str, list[str]], copies: mine.Copies, rng: random.Rando
     for path in lines:
         for found in mine_sources.candidates(path, lines[path]):
             pools[found.kind].append(found)
-    everything = mine.choose(pools, sum(map(len, pools.values())), rng, copies, lines, per_file=_PER_FILE)
+    most = min(MINED, sum(map(len, pools.values())))
+    everything = mine.choose(pools, most, rng, copies, lines, per_file=_PER_FILE)
     return [_row(found, number) for number, found in enumerate(everything)]
 
 
@@ -252,7 +281,7 @@ class Similar:
 
 def words(text: str) -> frozenset[str]:
     """The roots of the telling words of ``text``."""
-    return frozenset(root(w) for w in parts(text) if len(w) > 2 and w not in STOPWORDS)
+    return frozenset(memory.words(text))
 
 
 def fingerprint(tree: Path, *settings: object) -> str:
