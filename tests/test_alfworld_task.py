@@ -254,7 +254,7 @@ def test_the_expert_wins_most_generated_games_of_each_kind() -> None:
     won = {kind: [0, 0] for kind in TASK_TYPES}
     for task in bench.tasks("validation")[:60]:
         states = optimal(env, task, random.Random(0))
-        assert all(len(state.best) == 1 for state in states)
+        assert all(state.best for state in states)
         won[task.kind][0] += bool(env.engine and env.engine.won)
         won[task.kind][1] += 1
     assert sum(n for n, _ in won.values()) >= 0.9 * sum(n for _, n in won.values()), won
@@ -267,7 +267,7 @@ def test_a_mistake_can_be_recovered_from_and_the_teacher_says_so() -> None:
     recovered = 0
     for task in bench.tasks("train")[:24]:
         state = perturbed(env, task, rng)
-        assert state is not None and state.mistake and len(state.best) == 1
+        assert state is not None and state.mistake and state.best
         text = bench.reflection(state)
         assert "was a mistake" in text and text.endswith(
             f"Next: {state.observation.options[state.best[0]].text}."

@@ -113,11 +113,12 @@ class AlfworldEnvironment:
         return StepResult(seen, reward, won, late, {TAKE: self.taken, TASK: self.engine.won})
 
     def oracle(self) -> list[int]:
-        """What the scripted expert would do, which knows no more than was shown."""
-        if self.over:
+        """What the scripted expert would do, which knows no more than was shown, then what it holds for as
+        good; nothing where the game can no longer be won, which the expert does not know."""
+        if self.over or self.engine is None or self.engine.stuck:
             return []
         commands = [option.text for option in self.shown]
-        return [commands.index(self.expert.act(commands))]
+        return [commands.index(command) for command in self.expert.best(commands)]
 
     @staticmethod
     def _wanted(game: Game, name: str) -> bool:
