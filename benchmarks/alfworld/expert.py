@@ -209,7 +209,7 @@ def play(game: Player, expert: Expert, horizon: int = HORIZON) -> int | None:
 def main() -> None:
     """Play a split of the official games and print the rates and the steps."""
     parser = argparse.ArgumentParser(description="How the scripted expert fares.")
-    parser.add_argument("--data", type=Path, help="what alfworld-download filled (default: ALFWORLD_DATA)")
+    parser.add_argument("--data", type=Path, help="folder of ALFWorld's games (default: ALFWORLD_DATA)")
     parser.add_argument("--split", default="valid_unseen", help="a folder of the release")
     parser.add_argument("--limit", type=int, help="play so many games, evenly spread")
     parser.add_argument("--horizon", type=int, default=HORIZON)
