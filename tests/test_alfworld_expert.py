@@ -204,6 +204,58 @@ def test_equal_places_come_by_their_number() -> None:
     assert decide(beliefs, sorted(ways)) == ways  # all are as good
 
 
+DESKS = {"desk 1": ("mug 1", "mug 2"), "shelf 1": (), "shelf 3": (), "microwave 1": (), "microwave 2": ()}
+EQUALS = [
+    ("put a mug in shelf", {"cabinet 10": (), "cabinet 3": (), "shelf 1": ()}, "",
+     ["go to cabinet 3", "go to cabinet 10"]),
+    ("put a mug in shelf", {"cabinet 1": (), "cabinet 2": (), "cabinet 3": ()}, "go to cabinet 2",
+     ["open cabinet 1", "open cabinet 2"]),  # from one spot; the third is further
+    ("put a mug in shelf", DESKS, "go to desk 1", ["take mug 1 from desk 1", "take mug 2 from desk 1"]),
+    ("put a mug in shelf", {"desk 1": ("mug 1",), "desk 2": ("mug 2",), "shelf 1": ("book 1",)},
+     "go to desk 1; go to desk 2; go to shelf 1", ["go to desk 1", "go to desk 2"]),
+    ("put a mug in shelf", DESKS, "go to desk 1; take mug 1 from desk 1", ["go to shelf 1", "go to shelf 3"]),
+    ("put a mug in shelf", DESKS, "go to desk 1; take mug 1 from desk 1; go to shelf 3",
+     ["move mug 1 to shelf 3"]),  # the other has to be gone to
+    ("put a hot mug in shelf", DESKS, "go to desk 1; take mug 2 from desk 1",
+     ["go to microwave 1", "go to microwave 2"]),
+    ("look at mug under the desklamp", {"desk 1": ("desklamp 1", "desklamp 2", "mug 1")},
+     "go to desk 1; take mug 1 from desk 1", ["use desklamp 1", "use desklamp 2"]),
+    ("put a mug in desk", {"shelf 1": ("book 1",), "shelf 2": (), "desk 1": ()},
+     "go to shelf 2; take book 1 from shelf 1", ["move book 1 to shelf 1", "move book 1 to shelf 2"]),
+    # Where none is likely the order decides, and of two that hold one each the lower number.
+    ("put a mug in shelf", {"toilet 1": (), "toilet 2": (), "shelf 1": ()}, "", ["go to toilet 1"]),
+    ("put two mug in shelf", {"shelf 1": ("mug 1",), "shelf 3": ("mug 2",), "desk 1": ("mug 3",)},
+     "go to shelf 1; go to shelf 3; go to desk 1; take mug 3 from desk 1", ["go to shelf 1"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "inside", "commands", "equals"), EQUALS)
+def test_what_is_as_good_as_the_choice(
+    sentence: str, inside: Mapping[str, Sequence[str]], commands: str, equals: list[str]
+) -> None:
+    engine, expert = Engine(room(sentence, inside)), Expert()
+    expert.reset(engine.reset())
+    for command in filter(None, commands.split("; ")):
+        assert command in engine.commands()
+        expert.observe(command, engine.step(command))
+    assert expert.best(engine.commands()) == equals
+    assert expert.best(tuple(reversed(engine.commands()))) == equals
+    assert expert.act(engine.commands()) == equals[0]
+
+
+@pytest.mark.parametrize("sentence", WORDINGS)
+def test_whatever_is_drawn_among_equals_wins(sentence: str) -> None:
+    inside = ROOM | {"desk 2": ("desklamp 2",), "shelf 3": (), "cabinet 3": ("mug 3",)}
+    for seed in range(8):
+        engine, expert, rng = Engine(room(sentence, inside)), Expert(), random.Random(seed)
+        expert.reset(engine.reset())
+        for _ in range(25):
+            if not engine.won:
+                command = rng.choice(expert.best(engine.commands()))
+                expert.observe(command, engine.step(command))
+        assert engine.won, seed
+
+
 def test_a_decision_depends_on_the_observation_alone() -> None:
     """What a model may learn: the history and the options are enough to decide as the expert does."""
     for sentence in WORDINGS:
