@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.alfworld.bench import PLAYED, SHORT, TABLE
+from benchmarks.alfworld.bench import MEASURED, PLAYED, SHORT, TABLE
+from benchmarks.regimen import OURS
 
 RECIPE = """
 [benchmark]
@@ -67,18 +68,32 @@ def test_every_row_from_an_empty_folder_to_the_table(tmp_path: Path) -> None:
     assert {played["games"] for played in experts} == {"valid_seen", "valid_unseen"}
     # The protocol is printed with the result, with the horizon that was played.
     assert data["protocol"]["horizon"] == 5 and "- horizon: 5" in text and "- wording: ALFWorld 2.1.2" in text
-    # The same command finds everything done and says the same.
+    # The same command finds everything done: what was lost it measures anew, with the same outcome, and
+    # what is there it takes as it is.
+    path = tmp_path / "runs" / "reflect-rl-0" / "rlft" / MEASURED
+    kept = json.loads(path.read_text())
+    assert len(kept) == 8 and all(len(entries) == 6 for entries in kept.values())
+    lost = kept.pop("best test sampled 1")
+    kept["best validation greedy 1"][0]["steps"] += 600
+    path.write_text(json.dumps(kept))
     again = run(*arguments, cwd=tmp_path)
-    assert (
-        again.returncode == 0
-        and json.loads((tmp_path / "table.json").read_text())["played"] == data["played"]
-    )
+    assert again.returncode == 0, again.stderr
+    assert json.loads(path.read_text()) == kept | {"best test sampled 1": lost}
+    assert "done (3 of 3" in again.stderr
+    for before, after in zip(
+        data["played"], json.loads((tmp_path / "table.json").read_text())["played"], strict=True
+    ):
+        changed = before["player"] == OURS and (before["games"], before["chosen"]) == ("valid_seen", "greedy")
+        assert after["steps"] == pytest.approx(before["steps"] + 100 * changed)
+        assert after | {"steps": 0} == before | {"steps": 0}
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "ALFWORLD_DATA is not set"),
+        (["--set", "benchmark.source=generated", "--set", "benchmark.colour=red"], "argument 'colour'"),
+        (["--set", "benchmark.source=generated", "--set", "benchmark.types=3"], "not iterable"),
         (["--preset", "huge"], "no preset huge: use small"),
         (["--set", "benchmark.types=pick_and_fly"], "unknown kind of task 'pick_and_fly'"),
         (["--set", "benchmark.held_out=-1"], "benchmark.held_out is too small"),

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.alfworld import game as games
-from benchmarks.alfworld import held_out, pddl
+from benchmarks.alfworld import held_out, pddl, wording
 from benchmarks.alfworld.game import build, compile_game, entity_names, game_hash, goal_of, read_game
 from benchmarks.alfworld.pddl import BrokenGame, parse, read
 from benchmarks.alfworld.sources import GAME_FILE, GameTask, OfficialGames, check_kind, kind_of
+from benchmarks.alfworld.task import AlfworldEnvironment
 from repoagent.errors import InputError
 from tests.alfworld_rooms import kitchen, problem
 
@@ -64,6 +67,7 @@ def test_a_problem_is_read_whatever_its_case_comments_and_space() -> None:
         (GOOD.replace("(inReceptacle ?o ?r)", ""), "none of the six"),
         (GOOD.replace("(:goal ", "(:goal (and) "), "no single goal"),
     ],
+    ids=lambda value: value[:30],
 )  # fmt: skip
 def test_a_broken_problem_says_what_is_wrong(text: str, why: str) -> None:
     with pytest.raises(BrokenGame, match=why) as raised:
@@ -137,7 +141,10 @@ def file(folder: Path, content: object) -> Path:
         ({"pddl_domain": 3}, "no text 'pddl_domain'"),
         ({"pddl_domain": "(define)", "grammar": "", "pddl_problem": GOOD}, "domain is not the known one"),
         ("x" * (games.MAX_BYTES + 1), "more than 4000000 bytes"),
+        ("9" * 100_000, "no JSON"),
+        ('{"pddl_domain": "\\ud800", "grammar": "", "pddl_problem": ""}', "domain is not the known one"),
     ],
+    ids=lambda value: str(value)[:30],
 )
 def test_a_broken_file_gives_one_line(tmp_path: Path, content: object, why: str) -> None:
     with pytest.raises(InputError, match=why) as raised:
@@ -150,6 +157,112 @@ def test_a_file_that_is_missing_gives_one_line(tmp_path: Path) -> None:
         read_game(tmp_path / GAME_FILE)
     with pytest.raises(InputError, match="cannot"):
         read_game(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(InputError, match="it is no file"):
+            read_game(tmp_path / name)
+
+
+def test_texts_that_no_file_system_holds_have_a_hash_of_their_own() -> None:
+    """JSON can hold half a character; such a text is not taken for one with a question mark."""
+    assert len({game_hash(GOOD + f";{end}") for end in ("?", "\ud800", "\udfff")}) == 3
+
+
+def env_of(text: str, sentence: str = "put a mug in countertop") -> AlfworldEnvironment:
+    class One:
+        def tasks(self, split):
+            return []
+
+        def game(self, name):
+            return build(parse(text), sentence, name, "", ())
+
+    return AlfworldEnvironment("task", One(), horizon=25)
+
+
+def play(env: AlfworldEnvironment, seed: int) -> set[str]:
+    """The verbs of an episode that follows the oracle half of the time."""
+    rng = random.Random(seed)
+    seen, verbs, done = env.reset(GameTask("x", "")), set(), False
+    while not done:
+        texts = [option.text for option in seen.options]
+        assert len(set(texts)) == len(texts) and texts == sorted(texts)
+        best = env.oracle()
+        assert all(0 <= index < len(texts) for index in best)
+        index = rng.choice(best) if best and rng.random() < 0.5 else rng.randrange(len(texts))
+        verbs.add(texts[index].split()[0])
+        result = env.step(index)
+        assert (
+            result.observation.last_result and wording.NOTHING_HAPPENS not in result.observation.last_result
+        )
+        seen, done = result.observation, result.done
+    return verbs
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_a_garbled_game_that_can_be_read_can_be_played(rng: random.Random) -> None:
+    head, facts, tail = GOOD.partition("(:init ")[0], *GOOD.partition("(:init ")[2].partition("\n(:goal")[::2]
+    lines = facts.replace(") (", ")\n(").removesuffix(")").split("\n")
+    kept = [line for line in lines if rng.random() < 0.9 or "atLocation agent1" in line]
+    extra = [f"(inReceptacle Mug_bar_{rng.choice('12')} {rng.choice(['Shelf_bar_1', 'Fridge_bar_1'])})"]
+    extra.append(f"(opened {rng.choice(['Drawer_bar_1', 'Shelf_bar_2', 'Microwave_bar_1'])})")
+    rng.shuffle(kept)
+    assert play(env_of(f"{head}(:init {' '.join(kept + extra)})\n(:goal{tail}"), rng.randrange(99))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Mug_bar_1", "mug_bar_{7*7}"),
+        ("Mug_bar_1", "mug_bar_%s%n\x1b[31m"),
+        ("Shelf_bar_1", "5_bar_1"),
+        ("Shelf_bar_1", "tv2stand_bar_1"),
+        ("Bowl_bar_1", "shelf_bar_9"),  # a thing that is called like a receptacle
+        ("Bowl_bar_1", "loc_bar_77"),
+        ("Knife_bar_1", "go_bar_1"),
+        ("Knife_bar_1", "mug_bar_basin"),
+        ("Apple_bar_1", "mugtype_bar_1"),
+        ("agent1", "mug_bar_77"),
+    ],
+)
+def test_strange_names_are_played_like_others(old: str, new: str) -> None:
+    env = env_of(GOOD.replace(old, new))
+    verbs = set().union(*(play(env, seed) for seed in range(6)))
+    assert {"go", "open", "take"} <= verbs
+    names = [found.name for found in (*env.engine.game.receptacles, *env.engine.game.things)]
+    assert len(set(names)) == len(names) == 15 and all(re.fullmatch(r"[a-z0-9]+ \d+", n) for n in names)
+
+
+def test_what_is_said_twice_counts_once() -> None:
+    twice = GOOD.replace("(openable", "(inReceptacle Mug_bar_1 Shelf_bar_1) (openable", 1)
+    twice = twice.replace("Mug - object", "Mug - object Mug_bar_1 Mug_bar_2 - object")
+    first, second = (build(parse(text), "put a mug in countertop", "x", "", ()) for text in (GOOD, twice))
+    assert first == second
+    with pytest.raises(BrokenGame, match="a receptacle's location is given twice"):
+        build(parse(GOOD.replace("(openable", "(receptacleAtLocation Shelf_bar_1 loc_bar_1) (openable", 1)),
+              "put a mug in countertop", "x", "", ())  # fmt: skip
+
+
+def test_the_largest_room_is_played_in_reasonable_time() -> None:
+    """As many mugs as a problem may declare, all on one shelf."""
+    count = pddl.MAX_OBJECTS - 100
+    names = [f"mug_bar_{i}x" for i in range(count)]
+    facts = [f"(objectType {n} MugType) (pickupable {n}) (inReceptacle {n} Shelf_bar_2)" for n in names]
+    text = GOOD.replace("Mug - object", f"Mug {' '.join(names)} - object")
+    text = text.replace("(openable", f"{' '.join(facts)} (openable", 1)
+    start = time.process_time()
+    env = env_of(text)
+    env.reset(GameTask("x", ""))
+    way = [option.text for option in env.shown].index("go to shelf 1")
+    assert len(env.step(way).observation.options) > count
+    assert len(env.oracle()) == count  # each is as good as the others
+    assert not env.step(env.oracle()[0]).done
+    assert time.process_time() - start < 10
 
 
 def trial(root: Path, folder: str, task: str, name: str = "trial_1") -> Path:
@@ -238,6 +351,8 @@ def test_a_real_file_with_another_domain_wording_or_task_is_refused() -> None:
         ({"grammar": data["grammar"].replace("You open the", "You opened the")}, "wording is not that"),
         ({"grammar": data["grammar"].replace("task is to: ", "task is to: {open('x')} ")}, "plain words"),
         ({"grammar": ""}, "plain words"),
+        ({"grammar": data["grammar"].replace("?", "\ud800").replace("!", "\ud800")}, "wording is not that"),
+        ({"solvable": False}, "cannot be solved"),
         ({"walkthrough": "look"}, "no list of commands"),
         ({"walkthrough": [1]}, "no list of commands"),
         ({"walkthrough": ["look"] * 2000}, "no list of commands"),

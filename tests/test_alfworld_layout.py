@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.alfworld import generate, wording
-from benchmarks.alfworld.game import TASK_TYPES
+from benchmarks.alfworld.beliefs import Goal, parse_goal
+from benchmarks.alfworld.engine import Engine
+from benchmarks.alfworld.game import GOALS, TASK_TYPES
 from benchmarks.alfworld.layout import AFFORDANCES, ROOMS, count, layout
 from benchmarks.alfworld.pddl import parse
 from tests.alfworld_rooms import problem
@@ -110,6 +112,75 @@ def test_the_commands_that_count_say_where_the_games_should_be(module: str, tmp_
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2 and "no folder json_2.1.1" in done.stderr and "Traceback" not in done.stderr
+
+
+# -- what holds of every game ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", generate.SIZES)
+@pytest.mark.parametrize("kind", TASK_TYPES)
+def test_what_holds_of_every_generated_game(kind: str, split: str) -> None:
+    tables, hashes = layout(), set()
+    verb = kind.split("_")[1]
+    for number in range(900, 912):
+        made = generate.draft(f"generated/{split}/{kind}/{number}")
+        game = made.game("x")
+        hashes.add(game.hash)
+        assert parse_goal(made.sentence) == Goal(
+            verb if verb in generate.APPLIANCES else "look" if verb == "at" else "put",
+            game.thing, game.target, 2 if verb == "two" else 1,
+        )  # fmt: skip
+        room = next(
+            tables["rooms"][name]
+            for name, thing, target, _ in tables["tasks"][kind]
+            if (thing, target) == (game.thing, game.target)
+            and {r.kind for r in game.receptacles} <= set(tables["rooms"][name]["receptacles"])
+        )
+        places = {r.place for r in game.receptacles}
+        assert game.start not in places and -1 not in places  # everything can be gone to, from mid-room
+        assert game.opened == frozenset() and not any(game.states.values())
+        for receptacle in game.receptacles:
+            able, total = tables["openable"].get(receptacle.kind, (0, 1))
+            assert receptacle.openable in (able > 0, able == total)
+            assert receptacle.fits <= set(tables["fits"].get(receptacle.kind, ()))
+            assert receptacle.name.rpartition(" ")[0] == receptacle.kind
+        lying = Counter(o for inside in game.inside for o in inside)
+        assert set(lying) == set(range(len(game.things))) and set(lying.values()) == {1}
+        for receptacle, inside in zip(game.receptacles, game.inside, strict=True):
+            for thing in (game.things[o] for o in inside):
+                assert receptacle.kind in room["at"][thing.kind]
+                assert thing.affords | ({"container"} if thing.container else set()) == set(
+                    tables["affords"].get(thing.kind, ())
+                )
+                assert game.at[game.things.index(thing)] == {receptacle.place}
+        # Not won when it begins, and by the plan alone in few steps.
+        engine = Engine(game)
+        assert not engine.won and 2 <= len(game.walkthrough) <= 12
+        assert [engine.step(c) for c in game.walkthrough].count(wording.NOTHING_HAPPENS) == 0 and engine.won
+    assert len(hashes) == 12
+
+
+def test_what_a_problem_says_is_what_the_room_holds() -> None:
+    """Each generated room and its game, one against the other."""
+    for seed in range(30):
+        rng = random.Random(seed)
+        kind = TASK_TYPES[seed % len(TASK_TYPES)]
+        room, thing, target, _ = rng.choice(layout()["tasks"][kind])
+        found = generate._furnish(kind, room, thing, target, rng)
+        if found is None:
+            continue
+        game = generate.Draft(found.problem("x", GOALS[kind], thing, target), "put a x in y").game("x")
+        assert Counter(r.kind for r in game.receptacles) == Counter(found.receptacles.values())
+        assert Counter(t.kind for t in game.things) == Counter(found.things.values())
+        spots = Counter(found.places[r] for r in found.receptacles)
+        assert sorted(Counter(r.place for r in game.receptacles).values()) == sorted(spots.values())
+        wanted = sum(t.kind == thing for t in game.things)
+        assert wanted >= (2 if kind == "pick_two_obj_and_place" else 1)
+        assert (game.kind, game.thing, game.target) == (kind, thing, target)
+        if kind == "pick_and_place_simple":
+            assert not Engine(game).won
+        held = {o: r for o, r in found.inside.items() if found.things[o] == thing}
+        assert kind != "pick_and_place_simple" or target not in map(found.receptacles.get, held.values())
 
 
 # -- wording ---------------------------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 import os
 import random
+import re
+from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -66,7 +69,15 @@ def test_a_generated_game_is_a_function_of_its_name() -> None:
     name = "generated/validation/pick_clean_then_place/4"
     assert draft(name) == draft(name)
     assert draft(name) != draft("generated/test/pick_clean_then_place/4")
-    for bad in ("", "generated/test/pick_clean_then_place", "generated/test/juggle/1"):
+    for bad in (
+        "",
+        "generated/test/pick_clean_then_place",
+        "generated/test/juggle/1",
+        "generated/web/pick_clean_then_place/1",
+        "other/test/pick_clean_then_place/1",
+        "generated/test/pick_clean_then_place/1) (:goal",
+        "generated/test/pick_clean_then_place/1\n",
+    ):
         with pytest.raises(InputError, match="no generated game"):
             draft(bad)
 
@@ -163,6 +174,92 @@ def test_the_first_stage_ends_with_a_wanted_object_in_hand() -> None:
         whole.step(1000)
 
 
+@pytest.mark.parametrize("stage", ["take", "task"])
+def test_rewards_add_up_to_what_was_achieved_less_the_steps(stage: str) -> None:
+    source = GeneratedGames()
+    env = AlfworldEnvironment(stage, source, horizon=25, step_cost=0.02, take_reward=0.4)
+    ends = set()
+    for number, task in enumerate(source.tasks("train")[:18]):
+        rng = random.Random(number)
+        env.reset(task)
+        results = []
+        while not (results and results[-1].done):
+            best = env.oracle()
+            index = best[0] if best and rng.random() < 0.7 else rng.randrange(len(env.shown))
+            results.append(env.step(index))
+            assert results[-1].terminated + results[-1].truncated <= 1
+        won, taken = results[-1].terminated, [bool(result.info["take"]) for result in results]
+        assert won == results[-1].info[stage] and taken == sorted(taken)
+        # The reward of taking is one of the way: where taking ends the stage there is only the 1.
+        expected = (1.0 if won else -0.02) - 0.02 * (len(results) - 1)
+        expected += 0.4 if stage == "task" and taken[-1] and not (won and sum(taken) == 1) else 0.0
+        assert sum(result.reward for result in results) == pytest.approx(expected)
+        assert len(results) <= 25 and (won or len(results) == 25)
+        ends.add(won)
+    assert ends == {True, False}
+
+
+def test_the_oracle_of_the_first_stage_ends_with_the_taking() -> None:
+    bench = ALFWorld()
+    stage, whole = bench.environment("take"), bench.environment("task")
+    for number, task in enumerate(bench.tasks("train")[:18]):
+        walk, further = (optimal(env, task, random.Random(number)) for env in (stage, whole))
+        # The same way, as far as it goes: to the first object of the kind, which every equal one is too.
+        assert [state.best for state in walk] == [state.best for state in further[: len(walk)]]
+        assert len(walk) < len(further)
+        game = bench.source.game(task.name)
+        last = walk[-1].observation
+        taken = [last.options[i] for i in walk[-1].best]
+        assert all(o.kind == "take" and o.target.partition(" ")[0] == game.thing for o in taken)
+        assert stage.oracle() == [] and stage.taken and not stage.shown
+        # Nothing of the kind is passed by, but of two that are to lie together the one that lies there.
+        if task.kind != "pick_two_obj_and_place":
+            passed = [option for state in walk[:-1] for option in state.observation.options]
+            assert not any(o.kind == "take" and o.target.partition(" ")[0] == game.thing for o in passed)
+
+
+class Clutter(Kitchen):
+    """A kitchen with a knife that fits nowhere."""
+
+    def __init__(self, kind: str = "pick_and_place_simple", thing: str = "Egg", target: str = "Shelf"):
+        self.text = re.sub(r"\(canContain \w+ KnifeType\)", "", problem(kind, thing, target))
+        self.sentence = SENTENCES[kind][0].format(thing.lower(), target.lower())
+
+    def game(self, name):
+        return Draft(self.text, self.sentence).game(name)
+
+
+def test_a_lost_game_has_no_best_option_and_is_never_trained_on() -> None:
+    task = GeneratedGames().tasks("train")[0]
+    for stage in ("take", "task"):
+        env = AlfworldEnvironment(stage, Clutter())
+        env.reset(task)
+        take(env, "go to countertop 1")
+        assert env.oracle()
+        result = take(env, "take knife 1 from countertop 1")
+        assert not result.done and result.observation.options and env.oracle() == []
+        take(env, "go to shelf 1")
+        assert env.oracle() == []
+        env.reset(task)
+        take(env, "go to countertop 1")
+        take(env, "take bowl 1 from countertop 1")
+        assert env.oracle()  # not wanted either, but it can be put down
+        mistakes = [perturbed(env, task, random.Random(seed)) for seed in range(60)]
+        verbs = {state.mistake.split()[0] for state in mistakes if state}
+        assert (
+            all(state and not state.mistake.startswith("take knife") for state in mistakes)
+            and "take" in verbs
+        )
+    # What the lamp is to shine on fits nowhere, and need not.
+    env = AlfworldEnvironment("task", Clutter("look_at_obj_in_light", "Knife", "DeskLamp"))
+    env.reset(task)
+    take(env, "go to countertop 1")
+    take(env, "take knife 1 from countertop 1")
+    while best := env.oracle():
+        env.step(best[0])
+    assert env.engine.won
+
+
 @pytest.mark.parametrize("bad", [-1, 10_000])
 def test_there_are_no_other_options(bad: int) -> None:
     env = AlfworldEnvironment("task", Kitchen())
@@ -219,6 +316,36 @@ def test_one_kind_of_task_alone() -> None:
     assert {task.kind for task in two.tasks("train")} == {"pick_and_place_simple", "look_at_obj_in_light"}
 
 
+@pytest.mark.parametrize("number", [6, 12, 67, 70, 100])
+def test_a_part_of_the_games_has_every_kind(number: int) -> None:
+    """The kinds come in turn, so that every second or sixth game would be of some of them only."""
+    bench = ALFWorld(games=number, held_out=number)
+    whole = ALFWorld()
+    for split in SPLITS:
+        found = bench.tasks(split)
+        kinds, shares = (Counter(task.kind for task in tasks) for tasks in (found, whole.tasks(split)))
+        assert len(found) == number == len(set(found))
+        assert set(kinds) == set(TASK_TYPES)
+        assert all(abs(kinds[k] - number * shares[k] / shares.total()) < 1 for k in TASK_TYPES)
+        assert [task for task in whole.tasks(split) if task in set(found)] == list(found)
+
+
+def test_a_kind_that_is_named_twice_is_one() -> None:
+    twice = ALFWorld(types="look_at_obj_in_light, look_at_obj_in_light")
+    assert twice.tasks("test") == ALFWorld(types="look_at_obj_in_light").tasks("test")
+    assert len(set(twice.tasks("test"))) == 134
+
+
+def test_a_split_without_a_game_of_the_kind_is_found_at_once(tmp_path: Path) -> None:
+    for folder in ("train", "valid_seen"):
+        trial = tmp_path / "json_2.1.1" / folder / "look_at_obj_in_light-CD-None-DeskLamp-302" / "trial_1"
+        trial.mkdir(parents=True)
+        (trial / "game.tw-pddl").write_text("{}")
+    bench = ALFWorld(source="official", data=str(tmp_path), types="pick_two_obj_and_place")
+    with pytest.raises(InputError, match="no game of the split train is of"):
+        bench.tasks("train")
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -254,7 +381,7 @@ def test_the_expert_wins_most_generated_games_of_each_kind() -> None:
     won = {kind: [0, 0] for kind in TASK_TYPES}
     for task in bench.tasks("validation")[:60]:
         states = optimal(env, task, random.Random(0))
-        assert all(len(state.best) == 1 for state in states)
+        assert all(state.best for state in states)
         won[task.kind][0] += bool(env.engine and env.engine.won)
         won[task.kind][1] += 1
     assert sum(n for n, _ in won.values()) >= 0.9 * sum(n for _, n in won.values()), won
@@ -267,7 +394,7 @@ def test_a_mistake_can_be_recovered_from_and_the_teacher_says_so() -> None:
     recovered = 0
     for task in bench.tasks("train")[:24]:
         state = perturbed(env, task, rng)
-        assert state is not None and state.mistake and len(state.best) == 1
+        assert state is not None and state.mistake and state.best
         text = bench.reflection(state)
         assert "was a mistake" in text and text.endswith(
             f"Next: {state.observation.options[state.best[0]].text}."

@@ -84,7 +84,6 @@ class Beliefs:
     """Places that were last seen closed."""
     prepared: dict[str, set[str]] = field(default_factory=dict)
     """Verbs of :data:`PREPARE` that were done to an object and still hold."""
-    lit: set[str] = field(default_factory=set)
 
     @classmethod
     def begin(cls, intro: str) -> Beliefs:
@@ -116,8 +115,6 @@ class Beliefs:
         elif verb in PREPARE:
             undone = {"heat": "cool", "cool": "heat"}.get(verb)
             self.prepared[first] = self.prepared.get(first, set()) - {undone} | {verb}
-        elif verb == "use":
-            self.lit.add(first)
 
     def _look(self, place: str, feedback: str) -> None:
         shown = feedback.rpartition("you see")[2]

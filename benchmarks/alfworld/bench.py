@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks import regimen
 from benchmarks.alfworld.game import TASK_TYPES
@@ -24,7 +24,8 @@ from benchmarks.statistics import Estimate, nested_bootstrap
 from benchmarks.table import markdown
 from repoagent.episode import play_batch
 from training import players
-from training.benchmark import Split
+from training.benchmark import SPLITS as ALL
+from training.benchmark import Split, load_benchmark
 from training.files import write_json
 from training.known import Asked, KnownReflections
 from training.stages import Run
@@ -42,12 +43,6 @@ BATCH = 64
 MEASURED = "protocol.json"
 """What was measured of a run, by policy, split and way of choosing; in the folder of its RLFT."""
 
-PLAYED = (
-    Row("SFT only", "no-reflection", "begin"),
-    Row("SFT + RLFT, no reflection", "no-reflection"),
-    Row("SFT with reflection, no RLFT", "reflect-rl", "begin"),
-    Row(OURS, "reflect-rl"),
-)
 LATER = (
     "Later figures of others for success on valid_unseen or on both splits, horizon 50, models of 1.5 to 7 "
     "billion parameters (%): GRPO 1.5B 72.8, GiGPO 1.5B 86.7, GiGPO 7B 90.8, the best seen 98.4. One such "
@@ -85,6 +80,9 @@ TABLE = Table(
     },
 )
 
+PLAYED = tuple(row for row in TABLE.rows if row.variant != "no-negatives")
+"""The rows that are played by the field's protocol too."""
+
 
 def run(
     preset: str,
@@ -97,9 +95,8 @@ def run(
 ) -> None:
     """The command; missing games are found before anything is trained."""
     options = dict(prepare(TABLE, preset, out, changes, output)[1]["benchmark"])
-    options.pop("name")
-    benchmark = ALFWorld(**options)
-    for split in SPLITS:
+    benchmark = cast(ALFWorld, load_benchmark(options.pop("name"), options))
+    for split in ALL:
         benchmark.tasks(split)
     more: Part = partial(_protocol, benchmark, out, range(seeds))
     regimen.run(TABLE, preset, out, seeds, jobs, prompted, changes, output, more)

@@ -78,14 +78,6 @@ class Engine:
         room = [r.name for r in game.receptacles if r.place >= 0]
         return wording.intro(self._around(room), game.sentence)
 
-    def copy(self) -> Engine:
-        """A run of its own in the same state."""
-        twin = Engine.__new__(Engine)
-        for name in self.__slots__:
-            setattr(twin, name, getattr(self, name))
-        twin.inside, twin.at, twin.states = list(self.inside), list(self.at), dict(self.states)
-        return twin
-
     def commands(self) -> tuple[str, ...]:
         """The admissible commands, sorted."""
         return tuple(self._admissible())
@@ -100,6 +92,14 @@ class Engine:
             self._listed = None
             self.won = self._reached()
         return said
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the game is lost: what is in hand is not wanted, and fits into no receptacle."""
+        game = self.game
+        if self.held < 0 or game.things[self.held].kind == game.thing:
+            return False
+        return not any(game.things[self.held].kind in r.fits for r in game.receptacles if r.place >= 0)
 
     # -- rules ---------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 It keeps :class:`~benchmarks.alfworld.beliefs.Beliefs` and follows a few rules. Where an object has not been
 seen it looks into the places that most probably hold one, for what looking costs, counted in the training
 games (``likely.json``); among equals the lower number comes first. So each decision is a function of the goal
-and of what was seen, which a model can imitate.
+and of what was seen, which a model can imitate. What it holds for as good as its decision it can name too.
 
     python -m benchmarks.alfworld.expert --data DIR --split valid_unseen
 """
@@ -14,6 +14,7 @@ import argparse
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.alfworld.beliefs import LOOK, PREPARE, PUT, Beliefs, arguments, kind, number
 from benchmarks.alfworld.engine import Engine, Player
@@ -41,13 +42,17 @@ class Expert:
         self.beliefs.learn(command, feedback)
 
     def act(self, admissible: Sequence[str]) -> str:
-        """The best of the ``admissible`` commands."""
+        """What it does: the first of :meth:`best`."""
+        return decide(self.beliefs, admissible)[0]
+
+    def best(self, admissible: Sequence[str]) -> list[str]:
+        """All of the ``admissible`` commands that are as good as the one that it does, which comes first."""
         return decide(self.beliefs, admissible)
 
 
-def decide(beliefs: Beliefs, admissible: Sequence[str]) -> str:
-    """What to do in one state, of which nothing else is remembered."""
-    return _Decision(beliefs, admissible).command()
+def decide(beliefs: Beliefs, admissible: Sequence[str]) -> list[str]:
+    """What to do in one state, of which nothing else is remembered: the choice, then its equals."""
+    return _Decision(beliefs, admissible).commands()
 
 
 class _Decision:
@@ -61,84 +66,84 @@ class _Decision:
         self.near = {beliefs.here, *named} & set(beliefs.places)
         """Where things can be done without going: some places share a spot."""
 
-    def command(self) -> str:
+    def commands(self) -> list[str]:
         chosen = self._hands_full() if self.beliefs.held else self._fetch()
-        return chosen or self._after(self.places)
+        return chosen or [self._after(self.places)]
 
-    def _hands_full(self) -> str:
+    def _hands_full(self) -> list[str]:
         held, goal = self.beliefs.held, self.goal
         if kind(held) != goal.object:
             return self._put_back()
         if goal.verb == LOOK:
             return self._light()
         if self._raw(held):
-            return self._any(f"{goal.verb} {held} ") or self._nearest(self._of_kind(PREPARE[goal.verb]))
-        home = self._home()
-        return self._any(f"move {held} to {home}") or self._reach(home)
+            return self._all(f"{goal.verb} {held} ") or self._nearest(self._of_kind(PREPARE[goal.verb]))
+        ways = [self._any(f"move {held} to {home}") or self._reach(home) for home in self._homes()]
+        return [way for way in ways if way]
 
-    def _fetch(self) -> str:
+    def _fetch(self) -> list[str]:
         """Take a wanted object, go to where one was seen, or look for one."""
-        home = self._home() if self.goal.count > 1 else ""
+        home = next(iter(self._homes()), "") if self.goal.count > 1 else ""
         settled = self.beliefs.contents.get(home, [])
         ways = []
         for place in self.places:
             for thing in self._things(place):
                 if kind(thing) == self.goal.object and place != home and thing not in settled:
                     way = self._any(f"take {thing} from {place}") or self._reach(place)
-                    raw = self._raw(thing)
-                    ways += [(raw, self._steps(place), _order(place), _order(thing), way)] if way else []
-        return min(ways)[-1] if ways else self._search(self.goal.object)
+                    rank = (self._raw(thing), self._steps(place))
+                    ways += [(rank, (_order(place), _order(thing)), way)] if way else []
+        return _foremost(ways) or self._search(self.goal.object)
 
     def _raw(self, thing: str) -> bool:
         """Whether ``thing`` has yet to be cleaned, heated or cooled."""
         return self.goal.verb in PREPARE and self.goal.verb not in self.beliefs.prepared.get(thing, ())
 
-    def _light(self) -> str:
+    def _light(self) -> list[str]:
         """Turn on the lamp, go to one, or look for one."""
         lamp = self.goal.place
         known = [p for p in self.places if any(kind(thing) == lamp for thing in self._things(p))]
-        return self._any(f"use {lamp} ") or self._nearest(known) or self._search(lamp)
+        return self._all(f"use {lamp} ") or self._nearest(known) or self._search(lamp)
 
-    def _put_back(self) -> str:
+    def _put_back(self) -> list[str]:
         """Free the hand from an object that is not wanted: here, else where such things lie."""
         held = self.beliefs.held
-        if here := self._any(f"move {held} to "):
+        if here := self._all(f"move {held} to "):
             return here
         fits = likely()[0].get(kind(held), {})
         places = sorted(self.places, key=lambda place: (-fits.get(kind(place), 0.0), _order(place)))
-        return self._after(places)
+        return [self._after(places)]
 
-    def _home(self) -> str:
+    def _homes(self) -> list[str]:
         """Where the goal's objects are put: by one that lies there already, else what takes fewest steps."""
-
-        def merit(place: str) -> tuple[int, float, int]:
+        ways = []
+        for place in self._of_kind(self.goal.place):
             settled = sum(kind(thing) == self.goal.object for thing in self._things(place))
+            rank = (0, self._steps(place), 0)
             if self.goal.count > 1 and settled:
                 # Of two that hold one each the nearer would be the other one after every step.
-                return -settled, 0.0, number(place)
-            return 0, self._steps(place), number(place)
+                rank = (-settled, 0.0, number(place))
+            ways.append((rank, number(place), place))
+        return _foremost(ways)
 
-        return min(self._of_kind(self.goal.place), key=merit, default="")
-
-    def _search(self, wanted: str) -> str:
+    def _search(self, wanted: str) -> list[str]:
         # Putting one object somewhere is not asked for where one lies there already.
         vain = self.goal.place if self.goal.verb == PUT and self.goal.count == 1 else ""
         left = [p for p in self.places if p not in self.beliefs.searched and kind(p) != vain]
         return self._likeliest(wanted, left)
 
-    def _likeliest(self, wanted: str, places: Iterable[str]) -> str:
+    def _likeliest(self, wanted: str, places: Iterable[str]) -> list[str]:
         """On to the place that most probably holds what is wanted, for the steps it takes."""
         probability = likely()[0].get(wanted, {})
 
-        def gain(place: str) -> float:
-            return probability.get(kind(place), 0.0) / max(1.0, self._steps(place))
+        def rank(place: str) -> tuple[float, object]:
+            gain = probability.get(kind(place), 0.0) / max(1.0, self._steps(place))
+            # Two kinds are equal by chance alone, and where nothing is to be gained the order decides.
+            return -gain, kind(place) if gain else _order(place)
 
-        ways = [(-gain(place), _order(place), way) for place in places if (way := self._reach(place))]
-        return min(ways)[-1] if ways else ""
+        return _foremost((rank(p), _order(p), way) for p in places if (way := self._reach(p)))
 
-    def _nearest(self, places: Iterable[str]) -> str:
-        ways = [(self._steps(place), _order(place), way) for place in places if (way := self._reach(place))]
-        return min(ways)[-1] if ways else ""
+    def _nearest(self, places: Iterable[str]) -> list[str]:
+        return _foremost((self._steps(p), _order(p), way) for p in places if (way := self._reach(p)))
 
     def _after(self, places: Sequence[str]) -> str:
         """To the next of ``places`` from the one here on, round and round."""
@@ -172,10 +177,17 @@ class _Decision:
         return [place for place in self.places if kind(place) == wanted]
 
     def _any(self, command: str) -> str:
-        """``command`` if it is admissible, or the first that goes on where it ends with a space."""
-        if command.endswith(" "):
-            return next((c for c in self.admissible if c.startswith(command)), "")
+        """``command`` if it is admissible."""
         return command if command in self.admissible else ""
+
+    def _all(self, beginning: str) -> list[str]:
+        return [command for command in self.admissible if command.startswith(beginning)]
+
+
+def _foremost(ways: Iterable[tuple[Any, Any, str]]) -> list[str]:
+    """Of (rank, order, way) the ways of the lowest rank, in their order."""
+    found = sorted(ways)
+    return list(dict.fromkeys(way for rank, _, way in found if rank == found[0][0]))
 
 
 def _order(text: str) -> tuple[str | int, ...]:
@@ -197,7 +209,7 @@ def play(game: Player, expert: Expert, horizon: int = HORIZON) -> int | None:
 def main() -> None:
     """Play a split of the official games and print the rates and the steps."""
     parser = argparse.ArgumentParser(description="How the scripted expert fares.")
-    parser.add_argument("--data", type=Path, help="what alfworld-download filled (default: ALFWORLD_DATA)")
+    parser.add_argument("--data", type=Path, help="folder of ALFWorld's games (default: ALFWORLD_DATA)")
     parser.add_argument("--split", default="valid_unseen", help="a folder of the release")
     parser.add_argument("--limit", type=int, help="play so many games, evenly spread")
     parser.add_argument("--horizon", type=int, default=HORIZON)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -148,13 +149,16 @@ def game_hash(problem: str) -> str:
     True
     """
     text = re.sub(r"\(problem\s+[^\s()]*\)", "(problem)", problem, count=1)
-    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+    return hashlib.sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_game(path: Path) -> Game:
     """The game in the file at ``path``; :class:`InputError`, one line, if it cannot be played."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise BrokenGame("it is no file")  # reading a pipe or a device may never end
+        if found.st_size > MAX_BYTES:
             raise BrokenGame(f"it has more than {MAX_BYTES} bytes")
         data = json.loads(path.read_bytes())
         return compile_game(data, path.parent.name)
@@ -162,7 +166,7 @@ def read_game(path: Path) -> Game:
         raise InputError(f"cannot read the game {path}: {error.strerror}; check ALFWORLD_DATA.") from error
     except (ValueError, RecursionError) as error:
         why = "it is no JSON" if not isinstance(error, BrokenGame) else error
-        raise InputError(f"cannot play {path}: {why}; download the games anew (alfworld-download).") from None
+        raise InputError(f"cannot play {path}: {why}; download the games again.") from None
 
 
 def compile_game(data: object, name: str) -> Game:
@@ -175,6 +179,8 @@ def compile_game(data: object, name: str) -> Game:
             raise BrokenGame(f"it has no text '{key}'")
         texts.append(data[key])
     domain, grammar, problem = texts
+    if data.get("solvable") is False:
+        raise BrokenGame("it is marked as one that cannot be solved, which ALFWorld leaves out")
     if _sha(domain) not in DOMAINS:
         raise BrokenGame("its domain is not the known one of ALFRED, so that other rules would hold")
     said = TASK.findall(grammar)
@@ -313,7 +319,7 @@ def _kind(type_name: str) -> str:
 
 
 def _sha(text: str) -> str:
-    return hashlib.sha256(text.replace("\r\n", "\n").encode("utf-8", "replace")).hexdigest()
+    return hashlib.sha256(text.replace("\r\n", "\n").encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _ones(facts: list[tuple[str, ...]]) -> set[str]:

@@ -7,6 +7,7 @@ split, its kind of task and a number, so that splits share none.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 SIZES: Mapping[Split, int] = {"train": 1200, "validation": 140, "test": 134}
 """Games by split; those held out are as many as the official ones."""
 
+NAME = re.compile(f"generated/(?:{'|'.join(SIZES)})/({'|'.join(TASK_TYPES)})/[0-9]{{1,9}}")
 ATTEMPTS = 200
 APPLIANCES = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 MADE = {"clean": "clean", "heat": "hot", "cool": "cool"}
@@ -88,9 +90,9 @@ class GeneratedGames:
 
 def draft(name: str) -> Draft:
     """The game called ``name`` ("generated/test/pick_and_place_simple/7"), always the same one."""
-    kind = name.split("/")[2] if name.count("/") == 3 else ""
-    if kind not in TASK_TYPES:
+    if not (found := NAME.fullmatch(name)):
         raise InputError(f"'{name[:60]}' is no generated game: name it generated/SPLIT/KIND/NUMBER.")
+    kind = found[1]
     rng = random.Random(f"alfworld/{name}")
     for _ in range(ATTEMPTS):
         made = _attempt(kind, name, rng)

@@ -37,7 +37,7 @@ def check_training(game: Game) -> Game:
 def main() -> None:
     """Write the hashes."""
     parser = argparse.ArgumentParser(description="Hash the held-out games of the release.")
-    parser.add_argument("--data", type=Path, help="what alfworld-download filled (default: ALFWORLD_DATA)")
+    parser.add_argument("--data", type=Path, help="folder of ALFWorld's games (default: ALFWORLD_DATA)")
     try:
         source = OfficialGames(parser.parse_args().data)
         found = {

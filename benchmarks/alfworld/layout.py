@@ -112,7 +112,7 @@ def _sorted(found: dict[str, Counter[Any]]) -> Tally:
 def main() -> None:
     """Count the training games and write the table."""
     parser = argparse.ArgumentParser(description="Count what rooms of the training games are made of.")
-    parser.add_argument("--data", type=Path, help="what alfworld-download filled (default: ALFWORLD_DATA)")
+    parser.add_argument("--data", type=Path, help="folder of ALFWorld's games (default: ALFWORLD_DATA)")
     try:
         source = OfficialGames(parser.parse_args().data)
         games = []

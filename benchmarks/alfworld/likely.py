@@ -72,7 +72,7 @@ def _plain(kind: str) -> str:
 def main() -> None:
     """Count and write."""
     parser = argparse.ArgumentParser(description="Count where objects lie in the training games.")
-    parser.add_argument("--data", type=Path, help="what alfworld-download filled (default: ALFWORLD_DATA)")
+    parser.add_argument("--data", type=Path, help="folder of ALFWorld's games (default: ALFWORLD_DATA)")
     try:
         source = OfficialGames(parser.parse_args().data)
         paths = [source.path(task.name) for task in source.listed(SPLIT)]

@@ -48,20 +48,22 @@ class Source(Protocol):
 
 
 class OfficialGames:
-    """The games below ``root``, in the layout that ``alfworld-download`` makes; by default below the folder
+    """The games below ``root``, in the layout of the release; by default below the folder
     that the variable ALFWORLD_DATA names."""
 
     def __init__(self, root: Path | None = None) -> None:
         if root is None:
             if not os.environ.get(VARIABLE):
                 raise InputError(
-                    f"{VARIABLE} is not set: run alfworld-download and set it to where the data lies."
+                    f"{VARIABLE} is not set: set it to the folder of ALFWorld's games (README.md says how to "
+                    "get them), or give benchmark.source=generated."
                 )
             root = Path(os.environ[VARIABLE])
         self.root = root / RELEASE
         if not self.root.is_dir():
             raise InputError(
-                f"{root} has no folder {RELEASE}: set {VARIABLE} to what alfworld-download filled."
+                f"{root} has no folder {RELEASE}: set {VARIABLE} to the folder that ALFWorld's games were "
+                "unpacked in."
             )
         self.game = lru_cache(KEPT_GAMES)(self._read)
 
@@ -72,14 +74,14 @@ class OfficialGames:
         """The games of one of the release's folders; :class:`InputError` if it is missing or empty."""
         base = self.root / folder
         if not base.is_dir():
-            raise InputError(f"{base} is missing: run alfworld-download again.")
+            raise InputError(f"{base} is missing: download the games again.")
         found = [
             GameTask(f"{folder}/{file.parent.relative_to(base).as_posix()}", kind_of(file.parent))
             for file in sorted(base.glob(f"*/*/{GAME_FILE}"))
             if not any(word in file.relative_to(base).as_posix() for word in UNSUPPORTED)
         ]
         if not found:
-            raise InputError(f"{base} holds no game ({GAME_FILE}): run alfworld-download again.")
+            raise InputError(f"{base} holds no game ({GAME_FILE}): download the games again.")
         return found
 
     def path(self, name: str) -> Path:

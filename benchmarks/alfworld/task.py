@@ -113,11 +113,12 @@ class AlfworldEnvironment:
         return StepResult(seen, reward, won, late, {TAKE: self.taken, TASK: self.engine.won})
 
     def oracle(self) -> list[int]:
-        """What the scripted expert would do, which knows no more than was shown."""
-        if self.over:
+        """What the scripted expert would do, which knows no more than was shown, then what it holds for as
+        good; nothing where the game can no longer be won, which the expert does not know."""
+        if self.over or self.engine is None or self.engine.stuck:
             return []
         commands = [option.text for option in self.shown]
-        return [commands.index(self.expert.act(commands))]
+        return [commands.index(command) for command in self.expert.best(commands)]
 
     @staticmethod
     def _wanted(game: Game, name: str) -> bool:
@@ -184,7 +185,7 @@ class ALFWorld:
     ``source``: "generated" (no download; splits by seed) or "official" (ALFWorld's files: train, valid_seen
     for validation, valid_unseen for the test), which lie below ``data`` or what ALFWORLD_DATA names.
     ``types``: kinds of task to be restricted to, of :data:`TASK_TYPES`; the paper plays one. ``games``: train
-    on the first so many games, ``held_out``: play so many of either held-out split, evenly spread (0: all).
+    on so many games, ``held_out``: play so many of either held-out split, each kind by its share (0: all).
     Raises :class:`InputError` for what is unknown or missing.
     """
 
@@ -211,7 +212,8 @@ class ALFWorld:
             if not 0 <= value <= 1:
                 raise InputError(f"benchmark.{name} is {value}: give a number from 0 to 1.")
         chosen = [t for t in re.split(r"[,\s]+", types) if t] if isinstance(types, str) else list(types)
-        self.types = tuple(check_kind(kind, "benchmark.types") for kind in chosen) or TASK_TYPES
+        kinds = dict.fromkeys(check_kind(kind, "benchmark.types") for kind in chosen)
+        self.types = tuple(kinds) or TASK_TYPES
         self.games, self.held_out, self.horizon = games, held_out, horizon
         self.step_cost, self.take_reward = step_cost, take_reward
         self.official = source == "official"
@@ -228,10 +230,16 @@ class ALFWorld:
     def tasks(self, split: Split) -> Sequence[GameTask]:
         if split not in self._tasks:
             found = [task for task in self.source.tasks(split) if task.kind in self.types]
+            if not found:
+                raise InputError(
+                    f"no game of the split {split} is of benchmark.types: {', '.join(self.types)}."
+                )
             wanted = self.games if split == "train" else self.held_out
             if 0 < wanted < len(found):
-                at = range(wanted) if split == "train" else [i * len(found) // wanted for i in range(wanted)]
-                found = [found[i] for i in at]
+                # Sources list the kinds in turn, or one after another: evenly spread over the latter.
+                ordered = sorted(found, key=lambda task: task.kind)
+                kept = {ordered[(2 * i + 1) * len(found) // (2 * wanted)] for i in range(wanted)}
+                found = [task for task in found if task in kept]
             self._tasks[split] = found
         return self._tasks[split]
 
