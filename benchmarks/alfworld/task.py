@@ -21,6 +21,8 @@ from benchmarks.alfworld.generate import GeneratedGames
 from benchmarks.alfworld.held_out import FOLDERS, check_training
 from benchmarks.alfworld.reflection import reflection
 from benchmarks.alfworld.sources import GameTask, OfficialGames, Source, check_kind
+from benchmarks.alfworld.written import digest
+from benchmarks.alfworld.written import written as written_reflections
 from repoagent.environment import Observation, Option, StepResult
 from repoagent.episode import Trajectory
 from repoagent.errors import InputError
@@ -186,7 +188,8 @@ class ALFWorld:
     for validation, valid_unseen for the test), which lie below ``data`` or what ALFWORLD_DATA names.
     ``types``: kinds of task to be restricted to, of :data:`TASK_TYPES`; the paper plays one. ``games``: train
     on so many games, ``held_out``: play so many of either held-out split, each kind by its share (0: all).
-    Raises :class:`InputError` for what is unknown or missing.
+    ``written``: where a large language model wrote a reflection on a state of an official game, the teacher's
+    is that one. Raises :class:`InputError` for what is unknown or missing.
     """
 
     name = "alfworld"
@@ -202,6 +205,7 @@ class ALFWorld:
         horizon: int = PROTOCOL.horizon,
         step_cost: float = 0.01,
         take_reward: float = 0.0,
+        written: bool = False,
     ) -> None:
         if source not in SOURCES:
             raise InputError(f"benchmark.source is '{source}': use {' or '.join(SOURCES)}.")
@@ -216,6 +220,7 @@ class ALFWorld:
         self.types = tuple(kinds) or TASK_TYPES
         self.games, self.held_out, self.horizon = games, held_out, horizon
         self.step_cost, self.take_reward = step_cost, take_reward
+        self.written = written_reflections() if written else {}
         self.official = source == "official"
         self.source: Source = (
             OfficialGames(Path(data) if data else None) if self.official else GeneratedGames(self.types)
@@ -253,7 +258,8 @@ class ALFWorld:
         }
 
     def reflection(self, state: State) -> str:
-        return reflection(state)
+        known = self.written.get(digest(state)) if self.written else None
+        return known or reflection(state)
 
     def protocol(self) -> dict[str, Any]:
         """How episodes are shown and counted, for the head of a result: :data:`PROTOCOL` and the settings."""

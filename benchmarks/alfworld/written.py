@@ -1,7 +1,7 @@
 """Reflections that a large language model wrote on states of the training games: ``written.json``.
 
 It saw each state as a player does, the best command and the mistake just made, and wrote what leads to the
-command; the rest of the states have the template teacher's (:mod:`benchmarks.alfworld.reflection`). A state is
+command; other states have the template teacher's (:mod:`benchmarks.alfworld.reflection`). A state is
 named by a digest, so that nothing of the games stands in the file.
 """
 
